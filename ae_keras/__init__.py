@@ -1,0 +1,62 @@
+"""Helpers for the autoencoder notebooks: data, cached training, figures and metrics.
+
+A helper takes and returns arrays, histories or figures. Layers, losses, optimizers and
+their settings stand in the notebooks.
+"""
+
+import importlib.util
+import os
+import sys
+import tempfile
+
+__version__ = "0.1.0"
+
+
+_NEEDED = {  # module → the package that brings it
+    "certifi": "certifi",
+    "h5py": "h5py",
+    "keras": "keras",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "tensorflow": "tensorflow",
+    "tqdm": "tqdm",
+}
+
+
+def _check_packages():
+    missing = [package for name, package in _NEEDED.items() if not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(
+            f"ae_keras needs packages that are not installed: {', '.join(missing)}. "
+            f"Install them with: pip install {' '.join(missing)}"
+        )
+
+
+def _import_keras_quietly():
+    """Import Keras without TensorFlow's start-up log, which would open every notebook in red.
+
+    It goes past Python to the process's stderr, and no log level turns the first lines off.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what comes later: errors about no GPU
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+_check_packages()
+if "tensorflow" not in sys.modules:
+    _import_keras_quietly()

@@ -1,0 +1,44 @@
+"""What the tests share: a small model, a folder of its own for its files, and the notebooks."""
+
+import pathlib
+
+import keras
+import nbformat
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    """Keep tests away from the user's settings, saved models and Keras folder."""
+    for name in ("AE_KERAS_EPOCHS", "AE_KERAS_CACHE", "AE_KERAS_DATASET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AE_KERAS_MODELS", str(tmp_path / "saved_models"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).random((64, 6), dtype=np.float32)
+
+
+def build(units=3, activation="relu", loss="mean_squared_error", learning_rate=0.01):
+    """Make a compiled 6-3-6 autoencoder, in which encoder and decoder share a layer name."""
+    keras.utils.set_random_seed(1)
+    image, code = keras.Input((6,)), keras.Input((units,))
+    encoder = keras.Model(image, keras.layers.Dense(units, activation, name="dense")(image))
+    decoder = keras.Model(code, keras.layers.Dense(6, name="dense")(code))
+    model = keras.Model(image, decoder(encoder(image)), name="autoencoder")
+    model.compile(keras.optimizers.Adam(learning_rate), loss)
+    return model
+
+
+def read_notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def weights_equal(a, b):
+    return all(map(np.array_equal, a.get_weights(), b.get_weights()))

@@ -1,0 +1,311 @@
+"""fit_or_load: what it trains, what it loads, what it refuses, and what it leaves in peace."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, build, weights_equal
+
+from ae_keras import cache, modelfile
+from ae_keras.errors import (
+    ArgumentError,
+    DamagedModelError,
+    TrainingDivergedError,
+    TrainingRequiredError,
+)
+
+FIT = {"dataset": "digits", "epochs": 2, "batch_size": 16, "seed": 3}
+
+
+def run(model, x, **changes):
+    return cache.fit_or_load(model, "00_test", x, x, held_out=(x, x), **FIT | changes)
+
+
+@pytest.fixture
+def path():
+    return modelfile.models_folder() / "digits" / "00_test.h5"
+
+
+@pytest.fixture
+def trained(x, path):
+    model = build()
+    model.history_seen = run(model, x)
+    return model
+
+
+def files(path):
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_trains_as_fit_does(x, path):
+    model, plain = build(), build()
+    history = run(model, x)
+    keras.utils.set_random_seed(3)
+    expected = plain.fit(x, x, epochs=2, batch_size=16, verbose=0)
+    assert weights_equal(model, plain)
+    assert history.history == expected.history
+    assert history.epoch == expected.epoch
+    assert files(path) == ["00_test.h5"]
+
+
+def test_loads_the_same_weights_and_history_without_training(trained, x, monkeypatch, capsys):
+    model = build()
+    monkeypatch.setattr(model, "fit", None)
+    history = run(model, x)
+    assert weights_equal(model, trained)
+    assert history.history == trained.history_seen.history
+    assert "loaded, 2 epochs; held-out loss" in capsys.readouterr().out
+
+
+def test_file_is_a_whole_model_that_keras_opens(trained, x, path):
+    model = keras.models.load_model(path, compile=False)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), trained.predict(x, verbose=0))
+    weights_only = build()
+    weights_only.load_weights(path)
+    assert weights_equal(weights_only, trained)
+
+
+def test_file_says_where_it_comes_from(trained, x, path):
+    with h5py.File(path) as file:
+        facts = {k: v for k, v in file.attrs.items() if k.startswith("ae_keras_")}
+    assert len(facts.pop("ae_keras_digest")) == len(json.loads(facts["ae_keras_fingerprint"])) == 64
+    facts = {key.removeprefix("ae_keras_"): json.loads(value) for key, value in facts.items()}
+    assert (facts["format"], facts["name"], facts["dataset"]) == (1, "00_test", "digits")
+    assert (facts["parameters"], facts["code_size"], facts["seed"]) == (45, 3, 3)
+    assert facts["keras"] == keras.__version__
+    assert facts["seconds"] >= 0
+    assert facts["recipe"]["epochs"] == 2
+    independent = np.mean(np.square(x - trained.predict(x, verbose=0)))
+    assert facts["held_out"]["loss"] == pytest.approx(independent, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "named"),
+    [
+        ({"activation": "tanh"}, {}, "activation: relu → tanh"),
+        ({"units": 4}, {}, "units: 3 → 4"),
+        ({"loss": "mean_absolute_error"}, {}, "loss: mean_squared_error → mean_absolute_error"),
+        ({"learning_rate": 0.02}, {}, "optimizer.learning_rate: 0.01 → 0.02"),
+        ({}, {"epochs": 3}, "epochs: 2 → 3"),
+        ({}, {"batch_size": 8}, "batch_size: 16 → 8"),
+        ({}, {"seed": 4}, "seed: 3 → 4"),
+        ({}, {"shuffle": False}, "shuffle: (absent) → False"),
+    ],
+)
+def test_a_change_makes_the_file_stale(trained, x, path, capsys, arguments, changes, named):
+    shipped = path.read_bytes()
+    edited = build(**arguments)
+    run(edited, x, **changes)
+    assert named in capsys.readouterr().out
+    assert path.read_bytes() == shipped
+    assert [name[:15] for name in files(path)] == ["00_test.edited-", "00_test.h5"]
+    again = build(**arguments)  # the experiment has a cache of its own
+    again.fit = None
+    run(again, x, **changes)
+    assert weights_equal(again, edited)
+
+
+def test_other_data_make_the_file_stale(trained, x, capsys):
+    run(build(), x + np.float32(1e-3))
+    assert "data.x" in capsys.readouterr().out
+
+
+def test_the_way_a_function_is_written_does_not_matter_but_what_it_does(x, capsys):
+    beta = 1.0
+
+    def loss(y, y_hat):  # a comment
+        return beta * keras.ops.mean(keras.ops.square(y - y_hat))
+
+    run(build(loss=loss), x)
+
+    def loss(y, y_hat):
+        return beta * keras.ops.mean(
+            keras.ops.square(y - y_hat),
+        )
+
+    capsys.readouterr()
+    run(build(loss=loss), x)
+    assert "loaded" in capsys.readouterr().out
+    beta = 2.0
+    run(build(loss=loss), x)
+    assert "loss.beta: 1.0 → 2.0" in capsys.readouterr().out
+
+
+def test_deleting_the_file_trains_again_to_the_same_weights(trained, x, path):
+    loaded = build()
+    run(loaded, x)
+    path.unlink()
+    run(loaded, x)  # the same cell once more: the model is a trained one
+    assert weights_equal(loaded, trained)
+    path.unlink()
+    trained_before = build()
+    run(trained_before, x)
+    path.unlink()
+    run(trained_before, x)
+    assert weights_equal(trained_before, trained)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "html", "flipped", "foreign", "nan"])
+def test_a_damaged_file_is_never_loaded(trained, x, path, monkeypatch, damage):
+    image = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(image[: len(image) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "html":
+        path.write_text("<!doctype html><title>Log in to this network</title>")
+    elif damage == "flipped":
+        weight = trained.get_weights()[0].tobytes()
+        image[bytes(image).index(weight) + 5] ^= 1
+        path.write_bytes(image)
+    elif damage == "foreign":
+        build().save(path)
+    elif damage == "nan":
+        facts = modelfile.read(path).facts
+        broken = build()
+        broken.set_weights([w * np.nan for w in broken.get_weights()])
+        with pytest.raises(modelfile.CacheError):
+            modelfile.save(broken, path, facts)
+        with h5py.File(path, "r+") as file:
+            kernel = file["model_weights"]
+            while isinstance(kernel, h5py.Group):
+                kernel = kernel[sorted(kernel)[0]]
+            kernel[...] = np.nan
+    damaged = path.read_bytes()
+    model = build()
+    before = model.get_weights()
+    monkeypatch.setenv("AE_KERAS_CACHE", "strict")
+    with pytest.raises(DamagedModelError, match=r"00_test\.h5: .+\. Delete this file to retrain"):
+        run(model, x)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    monkeypatch.delenv("AE_KERAS_CACHE")
+    with pytest.warns(UserWarning, match="Delete this file to retrain"):
+        run(model, x)
+    assert weights_equal(model, trained)
+    assert files(path) == ["00_test.h5", "00_test.h5.damaged-1"]
+    assert path.with_name("00_test.h5.damaged-1").read_bytes() == damaged
+
+
+def test_weights_of_other_shapes_touch_nothing(trained, path):
+    model = build(units=4)
+    before = model.get_weights()
+    with pytest.raises(DamagedModelError, match="other shapes"):
+        modelfile.set_weights(model, modelfile.read(path), path)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_require_forbids_training(x, monkeypatch, path):
+    monkeypatch.setenv("AE_KERAS_CACHE", "require")
+    with pytest.raises(TrainingRequiredError, match="is not there"):
+        run(build(), x)
+    monkeypatch.delenv("AE_KERAS_CACHE")
+    run(build(), x)
+    monkeypatch.setenv("AE_KERAS_CACHE", "require")
+    run(build(), x)
+    with pytest.raises(TrainingRequiredError, match="activation: relu → tanh"):
+        run(build(activation="tanh"), x)
+    path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="empty"),
+        pytest.raises(TrainingRequiredError, match="empty"),
+    ):
+        run(build(), x)
+
+
+@pytest.mark.parametrize("variable", ["AE_KERAS_EPOCHS", "KERAS_MAX_EPOCHS"])
+def test_shortened_training_is_never_the_shipped_file(trained, x, path, monkeypatch, variable):
+    shipped = path.read_bytes()
+    if variable == "AE_KERAS_EPOCHS":
+        monkeypatch.setenv(variable, "1")
+    else:
+        monkeypatch.setattr(keras.config, "max_epochs", lambda: 1)
+    assert len(run(build(), x).epoch) == 1
+    assert path.read_bytes() == shipped
+    path.unlink()
+    run(build(), x)
+    assert not path.exists()
+    assert files(path)[0].startswith("00_test.1-epoch-")
+
+
+def test_diverged_training_saves_nothing(x, path):
+    with pytest.raises(TrainingDivergedError, match="not finite in epoch 1"):
+        run(build(learning_rate=1e30), x)
+    assert not path.exists() or files(path) == []
+
+
+def test_interrupted_training_saves_nothing(x, path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(build(), x, callbacks=[Interrupt()])
+    assert files(path) == []
+
+
+def test_unwritable_folder_is_known_before_training(x, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("not a folder")
+    monkeypatch.setenv("AE_KERAS_MODELS", str(tmp_path / "a file"))
+    model = build()
+    said = []
+    fit = model.fit
+    model.fit = lambda *a, **k: (said.append("training"), fit(*a, **k))[1]
+    with pytest.warns(UserWarning, match=r"can't be written .*AE_KERAS_MODELS") as warned:
+        history = run(model, x)
+    assert warned and said == ["training"]
+    assert len(history.epoch) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../x"}, "part of a file's name"),
+        ({"dataset": ""}, "part of a file's name"),
+        ({"x": [[1.0] * 6]}, "no array of numbers"),
+        ({"x": np.zeros((64, 5), np.float32)}, "takes"),
+        ({"x": np.zeros((64, 6, 1), np.float32)}, "takes"),
+        ({"x": np.full((64, 6), np.nan, np.float32)}, "NaN"),
+        ({"x": np.full((64, 6), "a")}, "no array of numbers"),
+        ({"y": np.zeros((63, 6), np.float32)}, "samples"),
+        ({"seed": 1.5}, "whole number"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(x, change, message):
+    arguments = {"name": "00_test", "x": x, "y": x, **FIT} | change
+    with pytest.raises(ArgumentError, match=message):
+        cache.fit_or_load(build(), **arguments)
+    assert not modelfile.models_folder().exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AE_KERAS_EPOCHS", "0"), ("AE_KERAS_CACHE", "on")]
+)
+def test_bad_settings_are_refused_by_name(x, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ArgumentError, match=f"{variable}={value}"):
+        run(build(), x)
+
+
+def test_a_model_must_be_compiled_and_of_known_shape(x):
+    with pytest.raises(ArgumentError, match=r"model\.compile"):
+        cache.fit_or_load(keras.Sequential([keras.Input((6,))]), "00_test", x, x, **FIT)
+    with pytest.raises(ArgumentError, match="input shape"):
+        cache.fit_or_load(keras.Sequential([keras.layers.Dense(6)]), "00_test", x, x, **FIT)
+
+
+def test_importing_adds_no_slow_package():
+    code = (
+        "import sys, keras, tensorflow; before = set(sys.modules);"
+        "from ae_keras import cache, data, metrics, plots;"
+        "print({m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ)
+    ).stdout
+    assert "ae_keras" in out
+    assert not {"sklearn", "scipy", "matplotlib", "skimage"} & set(eval(out))
