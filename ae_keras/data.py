@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import itertools
+import numbers
 import os
 import pathlib
 import ssl
@@ -94,7 +95,7 @@ def add_gaussian_noise(images, stddev, seed):
     Returns:
         float32, the shape of `images`.
     """
-    if not (np.isscalar(stddev) and np.isfinite(stddev) and stddev >= 0):
+    if not (isinstance(stddev, numbers.Real) and 0 <= stddev < np.inf):
         raise ArgumentError(
             f"stddev={stddev!r}", "not a standard deviation", "Give a number ≥ 0, such as 0.5."
         )
@@ -113,7 +114,7 @@ def drop_pixels(images, rate, seed):
     Returns:
         float32, the shape of `images`.
     """
-    if not (np.isscalar(rate) and 0 <= rate <= 1):
+    if not (isinstance(rate, numbers.Real) and 0 <= rate <= 1):
         raise ArgumentError(f"rate={rate!r}", "not a probability", "Give a number in [0, 1].")
     kept = np.random.default_rng(seed).random(np.shape(images), dtype=np.float32) >= rate
     return (images * kept).astype(np.float32)

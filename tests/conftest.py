@@ -1,11 +1,16 @@
 """What the tests share: a small model, a folder of its own for its files, and the notebooks."""
 
+import ast
+import contextlib
 import pathlib
 
 import keras
 import nbformat
 import numpy as np
 import pytest
+
+from ae_keras import data
+from ae_keras.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,6 +23,15 @@ def own_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AE_KERAS_MODELS", str(tmp_path / "saved_models"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+
+@pytest.fixture(scope="session")
+def datasets():
+    """Both datasets by name; MNIST only where it can be had."""
+    found = {"digits": data.load_digits("digits")}
+    with contextlib.suppress(DataError):
+        found["mnist"] = data.load_digits("mnist")
+    return found
 
 
 @pytest.fixture
@@ -42,3 +56,28 @@ def read_notebook(path):
 
 def weights_equal(a, b):
     return all(map(np.array_equal, a.get_weights(), b.get_weights()))
+
+
+def definitions(path, *names):
+    """Run those statements of a notebook that its definitions of `names` need, and return all.
+
+    Functions, classes and assignments are taken by what they bind; calls are not run, so that
+    nothing is trained or drawn.
+    """
+    source = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
+    statements = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign))
+    ]
+    needed, chosen = set(names), []
+    for node in reversed(statements):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        bound = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        bound |= {node.name} if hasattr(node, "name") else set()
+        if bound & needed:
+            chosen.insert(0, node)
+            needed |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    scope = {"keras": keras, "np": np, "seed": 0}
+    exec(compile(ast.Module(chosen, []), path.name, "exec"), scope)
+    return scope

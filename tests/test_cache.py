@@ -293,7 +293,9 @@ def test_bad_settings_are_refused_by_name(x, monkeypatch, variable, value):
 
 def test_a_model_must_be_compiled_and_of_known_shape(x):
     with pytest.raises(ArgumentError, match=r"model\.compile"):
-        cache.fit_or_load(keras.Sequential([keras.Input((6,)), keras.layers.Dense(6)]), "00_test", x, x, **FIT)
+        cache.fit_or_load(
+            keras.Sequential([keras.Input((6,)), keras.layers.Dense(6)]), "00_test", x, x, **FIT
+        )
     with pytest.raises(ArgumentError, match="input shape"):
         cache.fit_or_load(keras.Sequential([keras.layers.Dense(6)]), "00_test", x, x, **FIT)
 
