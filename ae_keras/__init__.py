@@ -4,6 +4,7 @@ A helper takes and returns arrays, histories or figures. Layers, losses, optimiz
 their settings stand in the notebooks.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -35,19 +36,22 @@ def _check_packages():
         )
 
 
-def _import_keras_quietly():
-    """Import Keras without TensorFlow's start-up log, which would open every notebook in red.
+@contextlib.contextmanager
+def _quiet():
+    """Keep back what goes past Python to the process's stderr, unless an exception follows.
 
-    It goes past Python to the process's stderr, and no log level turns the first lines off.
+    TensorFlow writes a dozen lines there when it starts, which no log level turns off, and which
+    would open every notebook in red.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what comes later: errors about no GPU
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none, as under pythonw
+        yield
+        return
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            import keras  # noqa: F401
-            import tensorflow  # noqa: F401
+            yield
         except BaseException:
             log.seek(0)
             os.write(stderr, log.read())
@@ -58,5 +62,9 @@ def _import_keras_quietly():
 
 
 _check_packages()
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what comes later, such as: no GPU found
 if "tensorflow" not in sys.modules:
-    _import_keras_quietly()
+    with _quiet():
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401

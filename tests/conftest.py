@@ -58,6 +58,15 @@ def weights_equal(a, b):
     return all(map(np.array_equal, a.get_weights(), b.get_weights()))
 
 
+def _free_names(node):
+    """Return the names that a statement uses, without those that a function binds itself."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    bound = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    bound |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    used = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+    return used if isinstance(node, ast.Assign) else used - bound
+
+
 def definitions(path, *names):
     """Run those statements of a notebook that its definitions of `names` need, and return all.
 
@@ -77,7 +86,7 @@ def definitions(path, *names):
         bound |= {node.name} if hasattr(node, "name") else set()
         if bound & needed:
             chosen.insert(0, node)
-            needed |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            needed |= _free_names(node)
     scope = {"keras": keras, "np": np, "seed": 0}
     exec(compile(ast.Module(chosen, []), path.name, "exec"), scope)
     return scope

@@ -124,12 +124,14 @@ def refresh(names):
 def retrain(names):
     """Train the models of notebooks anew, and put them in place when all have been trained."""
     for path in paths(names):
-        with tempfile.TemporaryDirectory(dir=MODELS.parent, prefix="build-") as folder:
+        (ROOT / "build").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
             models = pathlib.Path(folder) / "saved_models"
             shutil.copytree(MODELS, models)
             for old in models_of(path.stem, models):
                 old.unlink()
-            Runner(path, AE_KERAS_MODELS=str(models)).run()
+            full = {"AE_KERAS_EPOCHS": "", "AE_KERAS_CACHE": ""}
+            Runner(path, AE_KERAS_MODELS=str(models), **full).run()
             for new in models_of(path.stem, models):
                 os.replace(new, MODELS / new.relative_to(models))
                 print("trained", (MODELS / new.relative_to(models)).relative_to(ROOT))
