@@ -22,6 +22,8 @@ from .files import PART, move_aside, sweep
 FORMAT = 1
 PREFIX = "ae_keras_"  # of the root attributes that are ours
 DIGEST = PREFIX + "digest"
+SEAL = b"ae_keras sha256 "  # stands behind the HDF5 data, before their hash
+SEAL_SIZE = len(SEAL) + 64
 
 
 class SavedModel(NamedTuple):
@@ -93,7 +95,7 @@ def save(model, path, facts):
     path = pathlib.Path(path)
     part = None
     try:
-        image = _as_h5(model, facts)
+        image = _sealed(_as_h5(model, facts))
         for variable, weight in zip(variables(model), _parse(image).weights, strict=True):
             if not np.array_equal(keras.ops.convert_to_numpy(variable), weight):
                 raise ValueError(f"Keras wrote other values for {variable.path}")
@@ -162,10 +164,24 @@ def _as_h5(model, facts):
         logger.setLevel(level)
 
 
-def _parse(image):
+def _sealed(image):
+    """Append the SHA-256 of a file's bytes, which HDF5 takes no notice of.
+
+    It is checked before HDF5 sees the file, because a few flipped bits can make HDF5 loop for
+    ever, or crash, and most of them it doesn't see at all.
+    """
+    return image + SEAL + hashlib.sha256(image).hexdigest().encode()
+
+
+def _parse(sealed):
     """Prove a file's bytes and return what they hold; any doubt is an exception."""
-    if not image.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise ValueError("not an HDF5 file" if image else "an empty file")
+    image = sealed[:-SEAL_SIZE]
+    if not sealed.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise ValueError("not an HDF5 file" if sealed else "an empty file")
+    if sealed != _sealed(image):
+        if DIGEST.encode() not in sealed:
+            raise ValueError("not made by ae_keras: it has none of its attributes")
+        raise ValueError("cut short or altered: the checksum at its end is not that of its bytes")
     with h5py.File(h5py.h5f.open_file_image(image)) as file:
         if DIGEST not in file.attrs:
             raise ValueError("not made by ae_keras: it has none of its attributes")
