@@ -78,6 +78,9 @@ def fit_or_load(
     for path in (shipped, aside) if limit is None else (aside,):
         try:
             saved = modelfile.read(path)
+            changes = fingerprint.differences(saved.facts["recipe"], recipe)
+            if not changes:
+                modelfile.set_weights(model, saved, path)
         except FileNotFoundError:
             reason = reason or f"{modelfile.shown(path)} is not there"
             break
@@ -87,9 +90,7 @@ def fit_or_load(
             warnings.warn(str(error), stacklevel=2)
             target, reason = path, str(error)
             break
-        changes = fingerprint.differences(saved.facts["recipe"], recipe)
         if not changes:
-            modelfile.set_weights(model, saved, path)
             print(f"{name} ({dataset}): loaded, {_summary(saved.facts)}")
             return _as_history(saved.facts["history"])
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
@@ -130,6 +131,25 @@ def fit_or_load(
                 raise
             warnings.warn(f"{error} Until then the model lives in memory only.", stacklevel=2)
     return history
+
+
+def held_out_figures(name, dataset):
+    """Return the held-out figures of a saved model, to set them beside another's.
+
+    Args:
+        name, dataset: as `fit_or_load` takes them.
+
+    Returns:
+        A dict of metric → value, as `model.evaluate` names them; empty if there is no such file.
+
+    Raises:
+        DamagedModelError: the file is damaged.
+    """
+    try:
+        path = modelfile.models_folder() / dataset / f"{name}.h5"
+        return modelfile.read(path).facts["held_out"]
+    except FileNotFoundError:
+        return {}
 
 
 def _check_arguments(model, name, dataset, x, y, seed):

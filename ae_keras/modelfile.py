@@ -179,19 +179,20 @@ def _parse(sealed):
     if not sealed.startswith(b"\x89HDF\r\n\x1a\n"):
         raise ValueError("not an HDF5 file" if sealed else "an empty file")
     if sealed != _sealed(image):
-        if DIGEST.encode() not in sealed:
-            raise ValueError("not made by ae_keras: it has none of its attributes")
-        raise ValueError("cut short or altered: the checksum at its end is not that of its bytes")
+        raise ValueError(
+            "cut short, altered, or not made by ae_keras: no valid checksum at its end"
+        )
     with h5py.File(h5py.h5f.open_file_image(image)) as file:
-        if DIGEST not in file.attrs:
-            raise ValueError("not made by ae_keras: it has none of its attributes")
         weights = _read_weights(file, limit=len(image))
         if file.attrs[DIGEST] != _digest(file, weights):
-            raise ValueError("altered or damaged: its digest is not that of its contents")
+            raise ValueError("altered: its digest is not that of its weights and attributes")
         ours = [key for key in file.attrs if key.startswith(PREFIX) and key != DIGEST]
         facts = {key.removeprefix(PREFIX): json.loads(file.attrs[key]) for key in ours}
     if facts["format"] != FORMAT:
         raise ValueError(f"its format is {facts['format']}, but ae_keras here reads {FORMAT}")
+    for key in ("recipe", "history", "held_out"):
+        if not isinstance(facts[key], dict):
+            raise ValueError(f"its {key} is no table")
     if not all(np.all(np.isfinite(weight)) for weight in weights):
         raise ValueError("its weights hold NaN or infinity")
     return SavedModel(facts, weights)
@@ -225,7 +226,7 @@ def _read_weights(file, limit=None):
 
 def _child(group, name):
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link to somewhere else")
+        raise ValueError(f"{name} is missing or a link to somewhere else")
     return group[name]
 
 

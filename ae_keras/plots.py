@@ -93,6 +93,32 @@ def histograms(samples, title, xlabel):
     return figure
 
 
+def scatter(panels, labels, title):
+    """Draw points in the plane, coloured by class, in one panel or several side by side.
+
+    Args:
+        panels: dict of panel title → points with shape (n, 2).
+        labels: class of each point, 0–9, shape (n,), the same for all panels.
+        title: states what is seen, and its number.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import matplotlib.pyplot as plt
+
+    size = (4.2 * len(panels) + 0.8, 4.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    plt.close(figure)
+    figure.suptitle(title, ha="left", x=0.02, fontsize=11)
+    for axis, (name, points) in zip(axes.flat, panels.items(), strict=True):
+        drawn = axis.scatter(
+            *np.transpose(points), c=labels, s=2, cmap="tab10", vmin=-0.5, vmax=9.5
+        )
+        axis.set_title(name, fontsize=10)
+    figure.colorbar(drawn, ax=axes, ticks=range(10), label="digit")
+    return figure
+
+
 def table(rows):
     """Set figures in a table, as Markdown that Jupyter shows and as text elsewhere.
 

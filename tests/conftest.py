@@ -43,8 +43,9 @@ def build(units=3, activation="relu", loss="mean_squared_error", learning_rate=0
     """Make a compiled 6-3-6 autoencoder, in which encoder and decoder share a layer name."""
     keras.utils.set_random_seed(1)
     image, code = keras.Input((6,)), keras.Input((units,))
-    encoder = keras.Model(image, keras.layers.Dense(units, activation, name="dense")(image))
-    decoder = keras.Model(code, keras.layers.Dense(6, name="dense")(code))
+    dense = keras.layers.Dense
+    encoder = keras.Model(image, dense(units, activation, name="dense")(image), name="encoder")
+    decoder = keras.Model(code, dense(6, name="dense")(code), name="decoder")
     model = keras.Model(image, decoder(encoder(image)), name="autoencoder")
     model.compile(keras.optimizers.Adam(learning_rate), loss)
     return model

@@ -232,6 +232,13 @@ def test_shortened_training_is_never_the_shipped_file(trained, x, path, monkeypa
     assert files(path)[0].startswith("00_test.1-epoch-")
 
 
+def test_held_out_figures_of_another_model(trained, x):
+    independent = np.mean(np.square(x - trained.predict(x, verbose=0)))
+    figures = cache.held_out_figures("00_test", "digits")
+    assert figures == {"loss": pytest.approx(independent, rel=1e-5)}
+    assert cache.held_out_figures("00_none", "digits") == {}
+
+
 def test_diverged_training_saves_nothing(x, path):
     with pytest.raises(TrainingDivergedError, match="not finite in epoch 1"):
         run(build(learning_rate=1e30), x)

@@ -26,6 +26,25 @@ def test_metrics_agree_with_keras_and_scikit_image(pair):
     assert metrics.psnr(x, x_hat) == pytest.approx(np.mean(each))
 
 
+def test_ssim_agrees_with_scikit_image(pair):
+    x, noise = pair[0], pair[1]
+    x[0, :14] = 0  # flat windows, as around a digit
+    for x_hat in (noise, np.clip(x + 0.2 * noise, 0, 1), 1 - x, x):
+        each = [
+            skimage.metrics.structural_similarity(a, b, data_range=1, channel_axis=2)
+            for a, b in zip(x.astype("float64"), x_hat, strict=True)
+        ]
+        assert metrics.ssim(x, x_hat) == pytest.approx(np.mean(each), abs=1e-9)
+        assert metrics.ssim(x[..., 0], x_hat[..., 0]) == metrics.ssim(x, x_hat)
+    assert metrics.ssim(x, x) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(5, 784), (5, 6, 28), (5, 28, 28, 3)])
+def test_ssim_refuses_what_is_no_grey_image(shape):
+    with pytest.raises(ArgumentError, match="shape"):
+        metrics.ssim(np.zeros(shape), np.zeros(shape))
+
+
 def test_extremes():
     x = np.array([[0.0, 1.0, 0.5]])
     assert metrics.mse(x, x) == 0
@@ -34,7 +53,7 @@ def test_extremes():
     assert np.isfinite(metrics.bce(x, 1 - x))
 
 
-@pytest.mark.parametrize("metric", [metrics.bce, metrics.mse, metrics.psnr])
+@pytest.mark.parametrize("metric", [metrics.bce, metrics.mse, metrics.psnr, metrics.ssim])
 def test_shapes_must_agree(metric):
     """NumPy would broadcast (n, 28, 28, 1) against (n, 28, 28) and average nonsense."""
     with pytest.raises(ArgumentError, match="shapes"):
@@ -76,6 +95,14 @@ def test_histograms_are_shares():
     figure = plots.histograms({"a": np.ones(7), "b": np.zeros(3)}, "title", "units")
     tops = [patch.get_xy()[:, 1].max() for patch in figure.axes[0].patches]
     assert tops == pytest.approx([1, 1])
+
+
+def test_scatter_draws_every_point_in_every_panel():
+    points, labels = np.random.default_rng(0).random((10, 2)), np.arange(10)
+    *panels, _ = plots.scatter({"a": points, "b": -points}, labels, "title").axes
+    np.testing.assert_array_equal(panels[0].collections[0].get_offsets(), points)
+    np.testing.assert_array_equal(panels[1].collections[0].get_offsets(), -points)
+    assert [panel.get_title() for panel in panels] == ["a", "b"]
 
 
 def test_table_in_text_and_markdown():

@@ -122,7 +122,7 @@ def refresh(names):
 
 
 def retrain(names):
-    """Train the models of notebooks anew, and put them in place when all have been trained."""
+    """Train the models of notebooks anew; an old one stays until its successor is there."""
     for path in paths(names):
         (ROOT / "build").mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
@@ -131,10 +131,12 @@ def retrain(names):
             for old in models_of(path.stem, models):
                 old.unlink()
             full = {"AE_KERAS_EPOCHS": "", "AE_KERAS_CACHE": ""}
-            Runner(path, AE_KERAS_MODELS=str(models), **full).run()
-            for new in models_of(path.stem, models):
-                os.replace(new, MODELS / new.relative_to(models))
-                print("trained", (MODELS / new.relative_to(models)).relative_to(ROOT))
+            try:
+                Runner(path, AE_KERAS_MODELS=str(models), **full).run()
+            finally:  # a later cell may fail: what was trained until then is good
+                for new in models_of(path.stem, models):
+                    os.replace(new, MODELS / new.relative_to(models))
+                    print("trained", (MODELS / new.relative_to(models)).relative_to(ROOT))
 
 
 def models_of(stem, folder=MODELS):
