@@ -137,6 +137,7 @@ def retrain(names):
                 for new in models_of(path.stem, models):
                     os.replace(new, MODELS / new.relative_to(models))
                     print("trained", (MODELS / new.relative_to(models)).relative_to(ROOT))
+                subprocess.run([sys.executable, "-m", "ae_keras", "sums"], cwd=ROOT, check=True)
 
 
 def models_of(stem, folder=MODELS):
