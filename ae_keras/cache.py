@@ -62,11 +62,13 @@ def fit_or_load(
     `AE_KERAS_EPOCHS=n` shortens training, and keeps its result apart from the full one.
     `AE_KERAS_MODELS=folder` takes the place of `saved_models`.
     """
-    _check_arguments(model, name, dataset, x, y, seed)
+    _check_arguments(model, name, dataset, x, y, held_out, seed)
     mode = _mode()
     limit = _epoch_limit()
+    if limit is not None and limit >= fit_arguments.get("epochs", 1):
+        limit = None
     if limit is not None:
-        fit_arguments["epochs"] = min(limit, fit_arguments.get("epochs", 1))
+        fit_arguments["epochs"] = limit
     recipe = fingerprint.recipe(model, x, y, held_out, {"seed": seed, **fit_arguments})
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     shipped = modelfile.models_folder() / dataset / f"{name}.h5"
@@ -74,7 +76,7 @@ def fit_or_load(
     aside = shipped.with_name(f"{name}.{kind}-{digest[:8]}.h5")
     _remember_beginning(model, name)
 
-    target, reason = (shipped, None) if limit is None else (aside, None)
+    target, reason = shipped if limit is None else aside, None
     for path in (shipped, aside) if limit is None else (aside,):
         try:
             saved = modelfile.read(path)
@@ -88,10 +90,11 @@ def fit_or_load(
             if mode == "strict":
                 raise
             warnings.warn(str(error), stacklevel=2)
-            target, reason = path, str(error)
+            target, reason = path, f"{error.what} is damaged: {error.cause}"
             break
         if not changes:
-            print(f"{name} ({dataset}): loaded, {_summary(saved.facts)}")
+            which = "" if path == shipped else f" {path.name}"
+            print(f"{name} ({dataset}): loaded{which}, {_summary(saved.facts)}")
             return _as_history(saved.facts["history"])
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         reason = f"{modelfile.shown(path)} was made with other settings: {changes[0]}{more}"
@@ -126,6 +129,8 @@ def fit_or_load(
     if savable:
         try:
             modelfile.save(model, target, facts)
+            if target != shipped:
+                print(f"{name} ({dataset}): kept as {modelfile.shown(target)}")
         except CacheError as error:
             if mode == "strict":
                 raise
@@ -152,7 +157,7 @@ def held_out_figures(name, dataset):
         return {}
 
 
-def _check_arguments(model, name, dataset, x, y, seed):
+def _check_arguments(model, name, dataset, x, y, held_out, seed):
     for argument, value in (("name", name), ("dataset", dataset)):
         if not isinstance(value, str) or not re.fullmatch(r"\w[\w-]*", value):
             raise ArgumentError(
@@ -172,7 +177,16 @@ def _check_arguments(model, name, dataset, x, y, seed):
         )
     if seed is not None and not isinstance(seed, int):
         raise ArgumentError(f"seed={seed!r}", "not a whole number", "Use an int, such as 0.")
-    for argument, value in (("x", x), ("y", y)):
+    if held_out is not None and not (isinstance(held_out, tuple) and len(held_out) == 2):
+        raise ArgumentError("held_out", "not a pair", "Give (x, y), such as (x_test, x_test).")
+    pairs = {"x and y": (x, y)} | ({"held_out": held_out} if held_out else {})
+    for argument, pair in pairs.items():
+        _check_pair(model, argument, *pair)
+
+
+def _check_pair(model, argument, x, y):
+    """Refuse what `fit` or `evaluate` would fail on, before any time is spent."""
+    for value in (x, y):
         for array in _arrays(value):
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
                 raise ArgumentError(
@@ -185,7 +199,7 @@ def _check_arguments(model, name, dataset, x, y, seed):
     counts = {len(array) for array in _arrays(x) + _arrays(y)}
     if len(counts) != 1 or counts == {0}:
         raise ArgumentError(
-            "x and y", f"they hold {sorted(counts)} samples", "Give equally many, at least one."
+            argument, f"they hold {sorted(counts)} samples", "Give equally many, at least one."
         )
     given = [array.shape[1:] for array in _arrays(x)]
     taken = [tuple(tensor.shape[1:]) for tensor in model.inputs]
@@ -198,7 +212,7 @@ def _check_arguments(model, name, dataset, x, y, seed):
         )
     ):
         raise ArgumentError(
-            "x",
+            argument,
             f"samples of shape {given}, but model {model.name} takes {taken}",
             "Reshape the array, or change the model's input.",
         )

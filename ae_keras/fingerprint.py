@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 IGNORED = {"name", "dtype", "build_config", "synchronization", "aggregation"}
+PLAIN = (bool, int, float, str, list, tuple, dict, np.ndarray, np.number)
 NO_EFFECT = {"verbose"}  # arguments of fit that leave the weights as they are
 
 
@@ -48,8 +49,10 @@ def differences(old, new, where=""):
         pairs = [(f"{where}.{k}", old.get(k), new.get(k)) for k in {**old, **new}]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(f"{where}[{n}]", a, b) for n, (a, b) in enumerate(zip(old, new, strict=True))]
+    elif old == new:
+        return []
     else:
-        return [] if old == new else [f"{where.lstrip('.')}: {_brief(old)} → {_brief(new)}"]
+        return [f"{where.lstrip('.')}: {_brief(old, new)} → {_brief(new, old)}"]
     return [line for name, a, b in pairs for line in differences(a, b, name)]
 
 
@@ -92,7 +95,7 @@ def _describe_model(model):
         """Replace each reference [layer name, call, output] by the layer's position."""
         if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
             return wiring(node["config"]["keras_history"])
-        if isinstance(node, (list, tuple)) and len(node) == 3 and node[0] in position:
+        if _is_reference(node, position):
             return f"layer {position[node[0]]}, call {node[1]}, output {node[2]}"
         if isinstance(node, dict):
             return {key: wiring(item) for key, item in node.items() if item not in ({}, None)}
@@ -109,7 +112,17 @@ def _describe_model(model):
         described["outputs"] = wiring(config["output_layers"])
     if not model.trainable:
         described["trainable"] = False
+    if not _is_library(type(model).__module__):  # a β that `compute_loss` reads, say
+        plain = keras.Model(model.inputs, model.outputs)
+        plain.compile("sgd", "mean_squared_error")
+        own = {k: v for k, v in vars(model).items() if k not in vars(plain)}
+        described |= {k: describe(v) for k, v in own.items() if isinstance(v, PLAIN)}
     return described
+
+
+def _is_reference(node, position):
+    is_triple = isinstance(node, (list, tuple)) and len(node) == 3 and isinstance(node[0], str)
+    return is_triple and node[0] in position
 
 
 def _describe_configured(value):
@@ -137,6 +150,8 @@ def _describe_configured(value):
         if inspect.isfunction(live) or hasattr(live, "get_config"):
             item = live  # the object itself says more than what Keras writes down of it
         described[key] = describe(item)
+    if not _is_library(type(value).__module__):  # its configuration may leave something out
+        described = _arguments(value) | described
     return described
 
 
@@ -149,10 +164,17 @@ def _describe_serialized(value):
 
 
 def _describe_arguments(value):
-    """Describe an object by those of its attributes that its constructor names."""
-    names = [name for name in inspect.signature(type(value)).parameters if hasattr(value, name)]
-    arguments = {name: describe(getattr(value, name)) for name in names}
-    return {"class": type(value).__name__, **arguments, **_source(type(value))}
+    return {"class": type(value).__name__, **_arguments(value), **_source(type(value))}
+
+
+def _arguments(value):
+    """Describe those attributes of an object that its constructor names, with a _ or without."""
+    found = {}
+    for name in inspect.signature(type(value)).parameters:
+        for attribute in (name, f"_{name}"):
+            if hasattr(value, attribute):
+                found.setdefault(name, describe(getattr(value, attribute)))
+    return found
 
 
 def _describe_function(function, seen=()):
@@ -171,8 +193,11 @@ def _describe_function(function, seen=()):
     described = {"function": source}
     variables = inspect.getclosurevars(function)
     for key, item in sorted({**variables.globals, **variables.nonlocals}.items()):
-        if isinstance(item, (bool, int, float, str, tuple)):
+        if isinstance(item, (*PLAIN, keras.Variable)):
             described[key] = describe(item)
+        elif type(item).__module__ == "__main__" and hasattr(item, "__dict__"):
+            own = {k: v for k, v in vars(item).items() if isinstance(v, PLAIN)}
+            described[key] = describe(own)
         elif inspect.isfunction(item) and item is not function and item not in seen:
             described[key] = _describe_function(item, (*seen, function))
     return described
@@ -190,6 +215,11 @@ def _is_library(module):
     return module.split(".")[0] in {"keras", "tensorflow", "numpy", "builtins"}
 
 
-def _brief(value):
-    text = "(absent)" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _brief(value, other):
+    """Put a value in few words, from a little before the place where it differs from another."""
+    text, other = ("(absent)" if v is None else " ".join(str(v).split()) for v in (value, other))
+    if len(text) <= 60:
+        return text
+    same = next((n for n, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    start = max(0, same - 20)
+    return f"{'…' if start else ''}{text[start : start + 56]}…"

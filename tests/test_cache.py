@@ -318,3 +318,95 @@ def test_importing_adds_no_slow_package():
     ).stdout
     assert "ae_keras" in out
     assert not {"sklearn", "scipy", "matplotlib", "skimage"} & set(eval(out))
+
+
+@keras.saving.register_keras_serializable("test")
+class Weighted(keras.losses.Loss):
+    """A loss that keeps its weight to itself: `get_config` doesn't tell it."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self._weight = weight
+
+    def call(self, y, y_hat):
+        return self._weight * keras.ops.mean(keras.ops.square(y - y_hat))
+
+
+class Faded(keras.callbacks.Callback):
+    def __init__(self, rate):
+        super().__init__()
+        self._rate = rate
+
+
+class Beta(keras.Model):
+    """A functional model with a number of its own, such as a VAE's β."""
+
+
+def test_what_get_config_leaves_out_is_noticed_too(x, capsys):
+    table, numbers = {"b": 1.0}, np.ones(3)
+
+    def loss(y, y_hat):
+        return table["b"] * numbers[0] * keras.ops.mean(keras.ops.square(y - y_hat))
+
+    def with_beta(beta):
+        plain = build()
+        model = Beta(plain.inputs, plain.outputs)
+        model.beta = beta
+        model.compile("adam", "mean_squared_error")
+        return model
+
+    def change_table():
+        table["b"] = 2.0
+
+    def change_numbers():
+        numbers[0] = 2.0
+
+    cases = [
+        (
+            lambda: run(build(loss=Weighted(1.0)), x),
+            None,
+            lambda: run(build(loss=Weighted(2.0)), x),
+        ),
+        (lambda: run(build(loss=loss), x), change_table, lambda: run(build(loss=loss), x)),
+        (lambda: run(build(loss=loss), x), change_numbers, lambda: run(build(loss=loss), x)),
+        (
+            lambda: run(build(), x, callbacks=[Faded(1)]),
+            None,
+            lambda: run(build(), x, callbacks=[Faded(2)]),
+        ),
+        (lambda: run(with_beta(1.0), x), None, lambda: run(with_beta(9.0), x)),
+    ]
+    for before, change, after in cases:
+        (modelfile.models_folder() / "digits" / "00_test.h5").unlink(missing_ok=True)
+        before()
+        capsys.readouterr()
+        before()
+        assert "loaded" in capsys.readouterr().out
+        if change:
+            change()
+        after()
+        assert "training, because" in capsys.readouterr().out
+
+
+def test_three_branches_are_described(x):
+    image = keras.Input((6,))
+    branches = [keras.layers.Dense(2)(image) for _ in range(3)]
+    model = keras.Model(image, keras.layers.Dense(6)(keras.layers.Concatenate()(branches)))
+    model.compile("adam", "mean_squared_error")
+    run(model, x)
+
+
+@pytest.mark.parametrize("held_out", [5, np.zeros((64, 6)), (np.zeros((3, 5)), np.zeros((3, 5)))])
+def test_bad_held_out_images_are_refused_before_training(x, held_out):
+    model = build()
+    model.fit = None
+    with pytest.raises(ArgumentError, match="held_out"):
+        cache.fit_or_load(model, "00_test", x, x, held_out=held_out, **FIT)
+
+
+def test_a_limit_beyond_the_epochs_changes_nothing(trained, x, monkeypatch):
+    monkeypatch.setenv("AE_KERAS_EPOCHS", "100")
+    model = build()
+    model.fit = None
+    run(model, x)
+    assert weights_equal(model, trained)
