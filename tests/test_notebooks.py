@@ -112,7 +112,9 @@ def test_every_number_in_prose_has_a_source(path):
     for cell in notebook.cells:
         if cell.cell_type != "markdown":
             continue
-        text = re.sub(r"[\d.]+\**<!--.*?-->|`[^`]*`|\$[^$]*\$|= 0\.\d+", "", cell.source)
+        text = re.sub(
+            r"[\d.]+\**<!--.*?-->|`[^`]*`|\$[^$]*\$|= 0\.\d+|\]\([^)]*\)", "", cell.source
+        )
         for number in re.findall(r"(?<![\w.])\d+\.\d{3,}", text):
             assert number in outputs, f"{number} is in no output: …{text[:60]}…"
 
