@@ -79,8 +79,6 @@ def server(monkeypatch):
         monkeypatch.setattr(data, "MNIST_URL", f"http://127.0.0.1:{server.server_port}/mnist.npz")
         monkeypatch.setattr(data, "MNIST_ARRAYS", EXPECTED)
         monkeypatch.setattr(data, "_bundled_digits", lambda: list(ARRAYS.values()))  # quicker
-        monkeypatch.setattr(data, "WAIT_TIMEOUT", 0.5)
-        monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 1)
         yield server
         server.shutdown()
 
@@ -105,6 +103,10 @@ def test_good_download_is_kept_and_used_again(server, kept):
 @pytest.mark.parametrize("fault", DOWNLOADS)
 def test_bad_download_is_said_and_leaves_nothing(server, kept, monkeypatch, capsys, fault):
     server.behaviour = fault
+    if fault == "silent":
+        monkeypatch.setattr(data, "WAIT_TIMEOUT", 0.5)
+    if fault == "slow":
+        monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 1)
     if fault == "refused":
         monkeypatch.setattr(data, "MNIST_URL", "http://127.0.0.1:9/mnist.npz")
     cause = DOWNLOADS[fault].replace("SIZE", f"{len(server.good):,}")
