@@ -319,11 +319,17 @@ class _Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
         self.bar = tqdm.tqdm(
-            total=epochs, desc=self.name, unit="epoch", file=sys.stdout, leave=False, ncols=90
+            total=epochs,
+            desc=self.name,
+            unit="epoch",
+            file=sys.stdout,
+            leave=False,
+            dynamic_ncols=True,
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.set_postfix_str(f"loss {logs['loss']:.4f}", refresh=False)
+        shown = [key for key in logs if key.startswith("val_") and key.endswith("loss")] or ["loss"]
+        self.bar.set_postfix_str(", ".join(f"{k} {logs[k]:.4f}" for k in shown), refresh=False)
         self.bar.update()
 
     def on_train_end(self, logs=None):

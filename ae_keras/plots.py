@@ -57,18 +57,24 @@ def history(histories, title, metric="loss"):
     Args:
         histories: dict of label → Keras history, as `cache.fit_or_load` returns it.
         title: states what is seen, and its number.
-        metric: the key of the histories that is drawn.
+        metric: the key of the histories that is drawn, or a list of keys.
 
     Returns:
         A matplotlib figure.
     """
-    figure, axis = _chart(title, "epoch", metric)
-    for n, (label, values) in enumerate(histories.items()):
-        for key, style in ((metric, "-"), (f"val_{metric}", "--")):
-            if key in values.history:
-                curve = values.history[key]
-                name = f"{label}, {'validation' if style == '--' else 'training'}"
-                axis.plot(range(1, len(curve) + 1), curve, style, color=f"C{n}", label=name)
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    figure, axis = _chart(title, "epoch", metrics[0] if len(metrics) == 1 else "")
+    curves = [(label, key, run.history) for label, run in histories.items() for key in metrics]
+    for n, (label, key, values) in enumerate(curves):
+        if key not in values:
+            raise ArgumentError(
+                f"metric {key!r}", f"{label} has no such curve", f"Choose from {sorted(values)}."
+            )
+        name = label if len(metrics) == 1 else f"{label} {key}".strip()
+        for curve, style, images in ((key, "-", "training"), (f"val_{key}", "--", "validation")):
+            if curve in values:
+                epochs = range(1, len(values[curve]) + 1)
+                axis.plot(epochs, values[curve], style, color=f"C{n}", label=f"{name}, {images}")
     axis.legend(frameon=False)
     return figure
 
