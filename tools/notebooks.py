@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS, MODELS, SITE = ROOT / "notebooks", ROOT / "saved_models", ROOT / "build" / "site"
 PICTURES = ROOT / "docs" / "pictures"
 CELL_TIMEOUT = 3600  # seconds
+WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel
 
 
 class Runner(nbclient.NotebookClient):
@@ -84,6 +85,7 @@ def normalise(notebook):
             continue
         count += 1
         cell.execution_count = count
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
