@@ -65,29 +65,34 @@ def _free_names(node):
     bound = {n.id for n in names if isinstance(n.ctx, ast.Store)}
     bound |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
     used = {n.id for n in names if isinstance(n.ctx, ast.Load)}
-    return used if isinstance(node, ast.Assign) else used - bound
+    return used if isinstance(node, (ast.Assign, ast.For)) else used - bound
 
 
-def definitions(path, *names):
+def _binds(node):
+    """Return the names that a definition, an assignment or a loop of assignments gives values."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, ast.Assign) or (
+        isinstance(node, ast.For) and all(isinstance(line, ast.Assign) for line in node.body)
+    ):
+        stored = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+        return {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+    return set()
+
+
+def definitions(path, *names, **given):
     """Run those statements of a notebook that its definitions of `names` need, and return all.
 
-    Functions, classes and assignments are taken by what they bind; calls are not run, so that
-    nothing is trained or drawn.
+    Functions, classes, assignments and loops of assignments are taken by what they bind; calls
+    are not run, so that nothing is trained or drawn. What is `given` takes the place of the
+    notebook's own value.
     """
     source = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
-    statements = [
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign))
-    ]
     needed, chosen = set(names), []
-    for node in reversed(statements):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        bound = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-        bound |= {node.name} if hasattr(node, "name") else set()
-        if bound & needed:
+    for node in reversed(ast.parse(source).body):
+        if _binds(node) & needed - set(given):
             chosen.insert(0, node)
             needed |= _free_names(node)
-    scope = {"keras": keras, "np": np, "seed": 0}
+    scope = {"keras": keras, "np": np, "seed": 0, **given}
     exec(compile(ast.Module(chosen, []), path.name, "exec"), scope)
     return scope
