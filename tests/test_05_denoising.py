@@ -1,5 +1,7 @@
 """The definitions of 05_denoising, taken out of the notebook and put to the test."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ PATH = ROOT / "notebooks" / "05_denoising.ipynb"
 DENOISERS = {"05_denoising": "denoiser", "05_denoising-mask": "mask_denoiser"}
 
 
+@functools.cache
+def page_for(dataset):
+    names = ("denoiser", "mask_denoiser", "training_model", "mask_model", "tune")
+    return definitions(PATH, *names, dataset=dataset, metrics=metrics)
+
+
 @pytest.fixture(scope="module")
 def page():
-    names = ("denoiser", "mask_denoiser", "training_model", "mask_model", "tune")
-    page = definitions(PATH, *names)
-    page["metrics"] = metrics  # what `tune` looks up
-    return page
+    return page_for("mnist")
 
 
 @pytest.fixture(params=["mnist", "digits"])
@@ -28,9 +33,9 @@ def dataset(request, datasets):
     return request.param
 
 
-def trained(page, dataset, name):
+def trained(dataset, name):
     """Return the page's denoiser with the weights that were saved, and what the file says."""
-    path = ROOT / "saved_models" / dataset / f"{name}.h5"
+    page, path = page_for(dataset), ROOT / "saved_models" / dataset / f"{name}.h5"
     saved = modelfile.read(path)
     model = page["training_model" if name == "05_denoising" else "mask_model"]
     modelfile.set_weights(model, saved, path)
@@ -116,10 +121,10 @@ def test_tune_finds_the_best_setting_and_line(page):
 
 
 @pytest.mark.parametrize("name", list(DENOISERS))
-def test_saved_weights_reach_the_saved_figures(page, datasets, dataset, name):
+def test_saved_weights_reach_the_saved_figures(datasets, dataset, name):
     """Once on the notebook's own damage, and once on damage that nothing has ever seen."""
     x = datasets[dataset][1][0]
-    denoiser, facts = trained(page, dataset, name)
+    denoiser, facts = trained(dataset, name)
     if name == "05_denoising":
         same = data.add_gaussian_noise(x, 0.5, seed=2)
         other = np.clip(x + np.random.RandomState(99).normal(0, 0.5, x.shape), 0, 1)
@@ -136,12 +141,12 @@ def test_saved_weights_reach_the_saved_figures(page, datasets, dataset, name):
         assert facts["held_out"]["psnr"] >= 20.5
 
 
-def test_denoiser_beats_every_rival_by_what_is_claimed(page, datasets, dataset):
+def test_denoiser_beats_every_rival_by_what_is_claimed(datasets, dataset):
     """The rivals may choose size and line on the very images that they are judged by."""
     (x_train, _), (x_test, _), _ = datasets[dataset]
     x, margin = x_test[:300], 2 if dataset == "mnist" else 0
     noisy = data.add_gaussian_noise(x, 0.5, seed=7)
-    denoiser, _ = trained(page, dataset, "05_denoising")
+    denoiser, _ = trained(dataset, "05_denoising")
     ours = denoiser.predict(noisy, verbose=0)
     rivals = [scipy.ndimage.median_filter(noisy, (1, size, size, 1)) for size in (3, 5)]
     rivals += [scipy.ndimage.gaussian_filter(noisy, (0, s, s, 0)) for s in (0.8, 1, 1.2, 1.4)]
@@ -159,9 +164,9 @@ def test_denoiser_beats_every_rival_by_what_is_claimed(page, datasets, dataset):
         assert metrics.ssim(x, ours) > metrics.ssim(x, rival)
 
 
-def test_a_denoiser_of_digits_spoils_faces(page, dataset):
+def test_a_denoiser_of_digits_spoils_faces(dataset):
     """The failure that the page admits: worse than the noisy face itself."""
     faces = skimage.transform.resize(skimage.data.lfw_subset()[:100, ..., None], (100, 28, 28, 1))
     noisy = data.add_gaussian_noise(faces, 0.5, seed=5)
-    denoiser, _ = trained(page, dataset, "05_denoising")
+    denoiser, _ = trained(dataset, "05_denoising")
     assert mean_psnr(faces, denoiser.predict(noisy, verbose=0)) < mean_psnr(faces, noisy)
