@@ -68,11 +68,11 @@ def _free_names(node):
     return used if isinstance(node, ast.Assign) else used - bound
 
 
-def definitions(path, *names):
+def definitions(path, *names, **given):
     """Run those statements of a notebook that its definitions of `names` need, and return all.
 
     Functions, classes and assignments are taken by what they bind; calls are not run, so that
-    nothing is trained or drawn.
+    nothing is trained or drawn. What imports would bind, other than keras and np, is `given`.
     """
     source = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
     statements = [
@@ -88,6 +88,31 @@ def definitions(path, *names):
         if bound & needed:
             chosen.insert(0, node)
             needed |= _free_names(node)
-    scope = {"keras": keras, "np": np, "seed": 0}
+    scope = {"keras": keras, "np": np, "seed": 0, **given}
     exec(compile(ast.Module(chosen, []), path.name, "exec"), scope)
     return scope
+
+
+def numpy_lstm(layer, x, h=None, c=None):
+    """Run a Keras LSTM's weights over x of shape (n, steps, features), by the book.
+
+    The gates stand in Keras's order: input, forget, cell, output (Hochreiter and Schmidhuber
+    1997, with the forget gate of Gers et al. 2000).
+
+    Returns:
+        All outputs, of shape (n, steps, units), and the last h and c.
+    """
+    kernel, recurrent, bias = (np.asarray(w, dtype=np.float64) for w in layer.get_weights())
+    h = np.zeros((len(x), len(recurrent))) if h is None else h
+    c = np.zeros_like(h) if c is None else c
+    outputs = []
+    for t in range(x.shape[1]):
+        i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=1)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.stack(outputs, axis=1), h, c
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
