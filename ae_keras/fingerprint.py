@@ -89,7 +89,8 @@ def describe(value):
 def _describe_model(model):
     """Describe a model by its layers, in order, and by which layer feeds which."""
     config = model.get_config()
-    position = {layer.name: n for n, layer in enumerate(model.layers)}
+    operations = getattr(model, "operations", model.layers)  # such as a mask's comparison with 0
+    position = {operation.name: n for n, operation in enumerate(operations)}
 
     def wiring(node):
         """Replace each reference [layer name, call, output] by the layer's position."""
@@ -103,7 +104,7 @@ def _describe_model(model):
             return [wiring(item) for item in node]
         return describe(node)
 
-    described = {"layers": [describe(layer) for layer in model.layers], **_source(type(model))}
+    described = {"layers": [describe(item) for item in operations], **_source(type(model))}
     if "input_layers" in config:  # a functional model; a sequential one has no wiring to tell
         for n, entry in enumerate(config["layers"]):
             if entry["inbound_nodes"]:

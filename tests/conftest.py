@@ -96,3 +96,28 @@ def definitions(path, *names, **given):
     scope = {"keras": keras, "np": np, "seed": 0, **given}
     exec(compile(ast.Module(chosen, []), path.name, "exec"), scope)
     return scope
+
+
+def numpy_lstm(layer, x, h=None, c=None):
+    """Run a Keras LSTM's weights over x of shape (n, steps, features), by the book.
+
+    The gates stand in Keras's order: input, forget, cell, output (Hochreiter and Schmidhuber
+    1997, with the forget gate of Gers et al. 2000).
+
+    Returns:
+        All outputs, of shape (n, steps, units), and the last h and c.
+    """
+    kernel, recurrent, bias = (np.asarray(w, dtype=np.float64) for w in layer.get_weights())
+    h = np.zeros((len(x), len(recurrent))) if h is None else h
+    c = np.zeros_like(h) if c is None else c
+    outputs = []
+    for t in range(x.shape[1]):
+        i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=1)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.stack(outputs, axis=1), h, c
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))

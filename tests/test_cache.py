@@ -396,6 +396,27 @@ def test_three_branches_are_described(x):
     run(model, x)
 
 
+def test_operations_that_are_no_layers_are_described(x, capsys):
+    """Such as the comparison with 0 that makes an Embedding's mask."""
+
+    def with_operation(operation):
+        number = keras.Input((6,), dtype="int32")
+        vectors = keras.layers.Embedding(3, 2, mask_zero=True)(number)
+        encoder = keras.Model(number, keras.layers.LSTM(2)(vectors))
+        inner = keras.Input((6,), dtype="int32")
+        z = operation(encoder(inner))
+        model = keras.Model(inner, keras.layers.Dense(6)(z))
+        model.compile("adam", "mean_squared_error")
+        return model
+
+    numbers = (3 * x).astype("int32")
+    for operation in (keras.ops.square, keras.ops.tanh):
+        cache.fit_or_load(with_operation(operation), "00_test", numbers, x, **FIT)
+        assert "training, because" in capsys.readouterr().out
+        cache.fit_or_load(with_operation(operation), "00_test", numbers, x, **FIT)
+        assert "loaded" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("held_out", [5, np.zeros((64, 6)), (np.zeros((3, 5)), np.zeros((3, 5)))])
 def test_bad_held_out_images_are_refused_before_training(x, held_out):
     model = build()

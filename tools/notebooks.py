@@ -39,6 +39,7 @@ class Runner(nbclient.NotebookClient):
             nbformat.read(path, as_version=4),
             timeout=CELL_TIMEOUT,
             kernel_name="python3",
+            coalesce_streams=True,  # how often a kernel flushes changes from run to run
             resources={"metadata": {"path": str(NOTEBOOKS)}},
         )
 
@@ -110,7 +111,7 @@ def title(notebook):
 
 
 def refresh(names):
-    """Execute on MNIST from cache, and write outputs and pictures where they changed."""
+    """Execute from cache, digits being MNIST's, and write what changed: outputs and pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for path in paths(names):
         before = path.read_text()
@@ -183,7 +184,7 @@ def site():
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Autoencoders in Keras</title><style>{style}</style>
 <h1>Autoencoders in Keras</h1>
-<p>Every number on these pages was measured on images that the networks had not seen.</p>
+<p>Every number on these pages was measured on data that the networks had not seen.</p>
 <main>{"".join(cards)}</main></html>
 """
     (SITE / "index.html").write_text(index, encoding="utf-8")
@@ -197,7 +198,7 @@ def card(stem, notebook):
     used = "".join(
         str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", [])
     )
-    dataset = "digits" if "Dataset: digits" in used else "mnist"
+    dataset = re.search(r"^Dataset: (\w+)", used, re.M)[1]
     lines = []
     for path in models_of(stem):
         facts = modelfile.read(path).facts
