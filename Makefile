@@ -40,7 +40,7 @@ links: install  ## set the repository's address everywhere [REPO=owner/name]
 	$(PY) tools/notebooks.py links $(REPO)
 
 clean:  ## remove what the other targets made, except saved models
-	rm -rf build $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/installed

@@ -39,7 +39,8 @@ def fit_or_load(
     The file is `saved_models/<dataset>/<name>.h5`. It is loaded if everything it was trained
     from is unchanged: architecture, loss, optimizer, arguments of fit, and data. Otherwise the
     model is trained from the weights it came with, and saved beside the file under a name of
-    its own: a file is replaced only if you delete it, or if it is damaged.
+    its own: a file is replaced only if you delete it, or if it is damaged. The weights that a
+    training starts from are not compared.
 
     Args:
         model: a compiled functional or sequential model; it gets the trained weights.
@@ -63,6 +64,8 @@ def fit_or_load(
     `AE_KERAS_MODELS=folder` takes the place of `saved_models`.
     """
     _check_arguments(model, name, dataset, x, y, held_out, seed)
+    if fit_arguments.get("epochs", 1) == 0:
+        raise ArgumentError("epochs=0", "nothing would be trained", "Give at least one epoch.")
     mode = _mode()
     limit = _epoch_limit()
     if limit is not None and limit >= fit_arguments.get("epochs", 1):
@@ -235,7 +238,7 @@ def _mode():
 
 def _epoch_limit():
     """Return how many epochs the environment allows, or None for as many as asked."""
-    text = os.environ.get("AE_KERAS_EPOCHS", "")
+    text = os.environ.get("AE_KERAS_EPOCHS", "").strip()
     if not text:  # Keras has a limit of its own, $KERAS_MAX_EPOCHS, and keeps quiet about it
         return getattr(keras.config, "max_epochs", lambda: None)()
     if not re.fullmatch("[1-9][0-9]*", text):

@@ -63,12 +63,12 @@ def load_digits(dataset=None):
         DataError: a `mnist.npz` is damaged or foreign (it is moved aside, never deleted),
             or MNIST was asked for by name and can't be had.
     """
+    asked = f"dataset={dataset!r}"
     if dataset is None:
-        dataset = os.environ.get("AE_KERAS_DATASET") or "auto"
+        dataset = os.environ.get("AE_KERAS_DATASET", "").strip() or "auto"
+        asked = f"AE_KERAS_DATASET={dataset}"
     if dataset not in ("auto", "mnist", "digits"):
-        raise ArgumentError(
-            f"dataset={dataset!r}", "unknown dataset", "Use 'auto', 'mnist' or 'digits'."
-        )
+        raise ArgumentError(asked, "unknown dataset", "Use 'auto', 'mnist' or 'digits'.")
     arrays, why = None, "as asked for"
     if dataset != "digits":
         arrays, why = _find_mnist()
@@ -133,7 +133,7 @@ def _find_mnist():
         for path in (pathlib.Path(folder).expanduser(), root / folder):
             if (path / "mnist.npz").is_file():
                 return _read_or_move_aside(path / "mnist.npz"), "SHA-256 verified"
-        why.append("AE_KERAS_DATA has no mnist.npz")
+        why.append(f"AE_KERAS_DATA={folder} is no folder with a mnist.npz")
     cached = _keras_home() / "datasets" / "mnist.npz"
     if cached.is_file():
         return _read_or_move_aside(cached), "SHA-256 verified"

@@ -18,7 +18,7 @@ def bce(x, x_hat):
     Returns:
         float.
     """
-    x, x_hat = _pair(x, x_hat)
+    x, x_hat = _grey_pair(x, x_hat)
     x_hat = np.clip(x_hat, 1e-7, 1 - 1e-7)
     return float(-np.mean(x * np.log(x_hat) + (1 - x) * np.log1p(-x_hat)))
 
@@ -48,7 +48,7 @@ def psnr(x, x_hat):
     Returns:
         float.
     """
-    x, x_hat = _pair(x, x_hat)
+    x, x_hat = _grey_pair(x, x_hat)
     errors = np.mean(np.square(x - x_hat).reshape(len(x), -1), axis=1)
     with np.errstate(divide="ignore"):
         return float(np.mean(-10 * np.log10(errors)))
@@ -70,7 +70,7 @@ def ssim(x, x_hat):
     """
     from scipy.ndimage import uniform_filter  # slow to import
 
-    x, x_hat = _pair(x, x_hat)
+    x, x_hat = _grey_pair(x, x_hat)
     if x.ndim < 3 or min(x.shape[1:3]) < 7 or x.size != np.prod(x.shape[:3]):
         raise ArgumentError("x and x_hat", f"shape {x.shape}", "Give grey images of 7×7 or more.")
     x, x_hat = x.reshape(x.shape[:3]), x_hat.reshape(x.shape[:3])
@@ -86,6 +86,15 @@ def ssim(x, x_hat):
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
     return float(np.mean(similarity))
+
+
+def _grey_pair(x, x_hat):
+    x, x_hat = _pair(x, x_hat)
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ArgumentError(
+            "x", f"values from {x.min():g} to {x.max():g}", "Scale images to [0, 1] first."
+        )
+    return x, x_hat
 
 
 def _pair(x, x_hat):

@@ -156,7 +156,8 @@ class _Table:
     def _repr_markdown_(self):
         head, *body = self.lines
         rule = ["---"] + ["---:"] * (len(head) - 1)
-        return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+        lines = [[text.replace("|", "\\|") for text in line] for line in (head, rule, *body)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(value):

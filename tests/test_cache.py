@@ -431,3 +431,8 @@ def test_a_limit_beyond_the_epochs_changes_nothing(trained, x, monkeypatch):
     model.fit = None
     run(model, x)
     assert weights_equal(model, trained)
+
+
+def test_a_training_of_no_epoch_is_refused(x):
+    with pytest.raises(ArgumentError, match="nothing would be trained"):
+        cache.fit_or_load(build(), "none", x, x, **FIT | {"epochs": 0})

@@ -109,7 +109,7 @@ def test_unknown_names_are_refused(monkeypatch):
     with pytest.raises(ArgumentError, match=r"'fashion'.*Use 'auto'"):
         data.load_digits("fashion")
     monkeypatch.setenv("AE_KERAS_DATASET", "cifar")
-    with pytest.raises(ArgumentError, match="'cifar'"):
+    with pytest.raises(ArgumentError, match="AE_KERAS_DATASET=cifar"):
         data.load_digits()
 
 

@@ -60,6 +60,13 @@ def test_shapes_must_agree(metric):
         metric(np.zeros((3, 28, 28, 1)), np.zeros((3, 28, 28)))
 
 
+@pytest.mark.parametrize("metric", [metrics.bce, metrics.psnr, metrics.ssim])
+def test_images_of_bytes_are_refused(metric):
+    bytes_ = np.random.default_rng(0).integers(0, 256, (3, 8, 8))
+    with pytest.raises(ArgumentError, match="Scale images"):
+        metric(bytes_, bytes_ / 255)
+
+
 def test_image_rows_shows_every_image(pair):
     figure = plots.image_rows({"a": pair[0], "b": pair[1][..., 0]}, "Title 0.5")
     assert isinstance(figure, matplotlib.figure.Figure)
@@ -89,6 +96,19 @@ def test_history_draws_training_and_validation():
     (axis,) = plots.history({"run": history}, "Training").axes
     assert [list(line.get_ydata()) for line in axis.lines] == [[3, 2, 1], [4, 3, 2]]
     assert [line.get_linestyle() for line in axis.lines] == ["-", "--"]
+
+
+def test_history_draws_several_curves_and_names_the_ones_there_are():
+    history = keras.callbacks.History()
+    history.history = {"loss": [3.0, 2.0], "kl_loss": [1.0, 1.5], "val_kl_loss": [1.1, 1.6]}
+    (axis,) = plots.history({"": history}, "Training", metric=["loss", "kl_loss"]).axes
+    assert [line.get_label() for line in axis.lines] == [
+        "loss, training",
+        "kl_loss, training",
+        "kl_loss, validation",
+    ]
+    with pytest.raises(ArgumentError, match="has no such curve"):
+        plots.history({"": history}, "Training", metric="kl")
 
 
 def test_histograms_are_shares():
