@@ -252,12 +252,13 @@ def test_label_reaches_encoder_and_decoder():
 def test_bound_is_exact_where_the_integral_can_be_done():
     """One axis, a decoder of one line: ∫ p(x|z) p(z) dz on a fine grid."""
     generator = np.random.default_rng(0)
-    slope, shift = generator.normal(0, 0.3, (2, 784)).astype("float32")
-    x = generator.integers(0, 2, (6, 784)).astype("float32")
+    slope, shift = generator.normal(0, (0.1, 1), (784, 2)).astype("float32").T
+    chances = scipy.special.expit(2 * slope + shift)  # of codes far from 0, where p(z) matters
+    x = (generator.random((6, 784)) < chances).astype("float32")
 
     class Encoder:  # only roughly right: the importance weights put it right
         def predict(self, x, **_):
-            return np.full((len(x), 1), 0.3, "float32"), np.full((len(x), 1), 0.4, "float32")
+            return np.full((len(x), 1), 1.5, "float32"), np.full((len(x), 1), 0.4, "float32")
 
     page = definitions(
         PAGES["06e_likelihood"],
