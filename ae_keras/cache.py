@@ -52,7 +52,8 @@ def fit_or_load(
         **fit_arguments: epochs, batch_size, validation_split, ... as `model.fit` takes them.
 
     Returns:
-        Keras's training history, the same whether the model was trained or loaded.
+        Keras's training history, the same whether the model was trained or loaded. Its
+        `held_out` is a dict of the held-out figures, empty if none were asked for.
 
     Raises:
         ArgumentError: an argument can't work; nothing was trained or written.
@@ -98,7 +99,7 @@ def fit_or_load(
         if not changes:
             which = "" if path == shipped else f" {path.name}"
             print(f"{name} ({dataset}): loaded{which}, {_summary(saved.facts)}")
-            return _as_history(saved.facts["history"])
+            return _as_history(saved.facts)
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         reason = f"{modelfile.shown(path)} was made with other settings: {changes[0]}{more}"
         target = aside
@@ -138,6 +139,7 @@ def fit_or_load(
             if mode == "strict":
                 raise
             warnings.warn(f"{error} Until then the model lives in memory only.", stacklevel=2)
+    history.held_out = facts["held_out"]
     return history
 
 
@@ -365,9 +367,9 @@ def _summary(facts):
     return f"{epochs} epochs; held-out {', '.join(figures)}" if figures else f"{epochs} epochs"
 
 
-def _as_history(values):
+def _as_history(facts):
     history = keras.callbacks.History()
     history.on_train_begin()
-    history.history = values
-    history.epoch = list(range(len(next(iter(values.values()), []))))
+    history.history, history.held_out = facts["history"], facts["held_out"]
+    history.epoch = list(range(len(next(iter(facts["history"].values()), []))))
     return history

@@ -59,6 +59,8 @@ def test_loads_the_same_weights_and_history_without_training(trained, x, monkeyp
     history = run(model, x)
     assert weights_equal(model, trained)
     assert history.history == trained.history_seen.history
+    assert history.held_out == trained.history_seen.held_out
+    assert history.held_out["loss"] == model.evaluate(x, x, batch_size=1000, verbose=0)
     assert "loaded, 2 epochs; held-out loss" in capsys.readouterr().out
 
 
