@@ -6,6 +6,7 @@ their settings stand in the notebooks.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -68,3 +69,4 @@ if "tensorflow" not in sys.modules:
     with _quiet():
         import keras  # noqa: F401
         import tensorflow  # noqa: F401
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing: many small models

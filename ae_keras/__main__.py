@@ -7,10 +7,9 @@ python -m ae_keras sums      write saved_models/SHA256SUMS, as `sha256sum -c` re
 import hashlib
 import itertools
 import math
-import re
 import sys
 
-from . import modelfile, plots
+from . import modelfile, plots, seeds
 from .errors import DamagedModelError
 
 SUMS = "SHA256SUMS"
@@ -19,7 +18,12 @@ SUMS = "SHA256SUMS"
 def shipped():
     """List the saved models that belong to the repository: no experiments, no shortened ones."""
     found = sorted(modelfile.models_folder().glob("*/*.h5"))
-    return [path for path in found if not re.search(r"\.(edited|\d+-epoch)-", path.name)]
+    return [path for path in found if not modelfile.EXPERIMENT.search(path.name)]
+
+
+def records():
+    """List what `make seeds` keeps beside the saved models."""
+    return sorted(modelfile.models_folder().glob("*/*.seeds.json"))
 
 
 def sums():
@@ -27,7 +31,7 @@ def sums():
     folder = modelfile.models_folder()
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-        for path in shipped()
+        for path in shipped() + records()
     )
 
 
@@ -62,6 +66,11 @@ def verify():
                 key: str(facts[key])
                 for key in ("parameters", "seed", "seconds", "keras", "tensorflow")
             }
+    for path in records():
+        try:
+            seeds.read(path)
+        except DamagedModelError as error:
+            found.append(str(error))
     listed = modelfile.models_folder() / SUMS
     if not rows:
         found.append(f"{modelfile.models_folder()}: no saved model is there")

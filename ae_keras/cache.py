@@ -29,6 +29,7 @@ from .errors import (
 )
 
 _beginnings = weakref.WeakKeyDictionary()  # model or optimizer → the values that it began with
+_fingerprints = {}  # name of a model → the fingerprint of its latest training or loading
 
 
 def fit_or_load(
@@ -47,13 +48,15 @@ def fit_or_load(
         name: of the file, without folder and ending, such as `"01_simple"`.
         x, y: NumPy arrays, or lists or dicts of them, with equally many samples.
         dataset: name of the subfolder, as `data.load_digits` returns it.
-        held_out: `(x, y)`, evaluated once, after training; the figures are kept in the file.
+        held_out: `(x, y)` of the test part, evaluated once, after training. Its metrics are kept
+            in the file and in the history, and not printed: what is printed, and what settings
+            are chosen by, is validation.
         seed: int, set right before training; None leaves the random state as it is.
         **fit_arguments: epochs, batch_size, validation_split, ... as `model.fit` takes them.
 
     Returns:
         Keras's training history, the same whether the model was trained or loaded. Its
-        `held_out` is a dict of the held-out figures, empty if none were asked for.
+        `held_out` is a dict of the held-out metrics, empty if none were asked for.
 
     Raises:
         ArgumentError: an argument can't work; nothing was trained or written.
@@ -75,6 +78,7 @@ def fit_or_load(
         fit_arguments["epochs"] = limit
     recipe = fingerprint.recipe(model, x, y, held_out, {"seed": seed, **fit_arguments})
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    _fingerprints[name] = digest
     shipped = modelfile.models_folder() / dataset / f"{name}.h5"
     kind = "edited" if limit is None else f"{limit}-epoch"
     aside = shipped.with_name(f"{name}.{kind}-{digest[:8]}.h5")
@@ -98,7 +102,7 @@ def fit_or_load(
             break
         if not changes:
             which = "" if path == shipped else f" {path.name}"
-            print(f"{name} ({dataset}): loaded{which}, {_summary(saved.facts)}")
+            print(f"{name} ({dataset}): loaded{which}; {_summary(saved.facts)}")
             return _as_history(saved.facts)
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         reason = f"{modelfile.shown(path)} was made with other settings: {changes[0]}{more}"
@@ -129,7 +133,7 @@ def fit_or_load(
         "keras": keras.__version__,
         "tensorflow": importlib.metadata.version("tensorflow"),
     }
-    print(f"{name} ({dataset}): trained in {seconds:.0f} s, {_summary(facts)}")
+    print(f"{name} ({dataset}): trained in {seconds:.0f} s; {_summary(facts)}")
     if savable:
         try:
             modelfile.save(model, target, facts)
@@ -143,8 +147,8 @@ def fit_or_load(
     return history
 
 
-def held_out_figures(name, dataset):
-    """Return the held-out figures of a saved model, to set them beside another's.
+def held_out_metrics(name, dataset):
+    """Return the held-out metrics of a saved model, to set them beside another's.
 
     Args:
         name, dataset: as `fit_or_load` takes them.
@@ -160,6 +164,29 @@ def held_out_figures(name, dataset):
         return modelfile.read(path).facts["held_out"]
     except FileNotFoundError:
         return {}
+
+
+def results(dataset):
+    """Return what the files of all shipped models on a dataset say, to be set in one table.
+
+    Args:
+        dataset: name of the subfolder of saved models.
+
+    Returns:
+        A dict of model name → its facts: `parameters`, `code_size`, `held_out`, `seconds`, ...
+
+    Raises:
+        DamagedModelError: a file is damaged.
+    """
+    found = (modelfile.models_folder() / dataset).glob("*.h5")
+    shipped = [path for path in found if not modelfile.EXPERIMENT.search(path.name)]
+    shipped.sort(key=lambda path: path.stem)  # a page's main model before its variants
+    return {path.stem: modelfile.read(path).facts for path in shipped}
+
+
+def fingerprints():
+    """Return the fingerprint of every model trained or loaded in this process, by its name."""
+    return dict(_fingerprints)
 
 
 def _check_arguments(model, name, dataset, x, y, held_out, seed):
@@ -362,9 +389,17 @@ def _code_size(model):
 
 
 def _summary(facts):
+    """Say how long a model trained, and where its validation metrics ended."""
     epochs = len(next(iter(facts["history"].values()), []))
-    figures = [f"{key} {value:.4f}" for key, value in facts["held_out"].items()]
-    return f"{epochs} epochs; held-out {', '.join(figures)}" if figures else f"{epochs} epochs"
+    ends = {
+        key.removeprefix("val_"): values[-1]
+        for key, values in facts["history"].items()
+        if key.startswith("val_")
+    }
+    if any(np.isclose(ends.get("loss", np.nan), v) for k, v in ends.items() if k != "loss"):
+        del ends["loss"]  # another metric says the same under its own name
+    metrics = ", ".join(f"{key} {value:.4f}" for key, value in ends.items())
+    return f"{epochs} epochs" + (f", validation {metrics}" if metrics else "")
 
 
 def _as_history(facts):

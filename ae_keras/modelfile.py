@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import tempfile
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from .files import PART, move_aside, sweep
 FORMAT = 1
 PREFIX = "ae_keras_"  # of the root attributes that are ours
 DIGEST = PREFIX + "digest"
+EXPERIMENT = re.compile(r"\.(edited|\d+-epoch)-")  # in the names of files that are not shipped
 SEAL = b"ae_keras sha256 "  # stands behind the HDF5 data, before their hash
 SEAL_SIZE = len(SEAL) + 64
 

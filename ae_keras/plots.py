@@ -1,8 +1,25 @@
-"""Figures for the notebooks. Each function returns a closed figure, for a cell's last line."""
+"""Figures for the notebooks. Each function returns a closed figure, for a cell's last line.
+
+matplotlib and ipywidgets are imported where they are used, because they are slow to import.
+"""
+
+import io
+import itertools
 
 import numpy as np
 
 from .errors import ArgumentError
+from .networks import network  # noqa: F401
+
+COLORS = {  # the same meaning on all pages; told apart by the colour-blind (Okabe and Ito 2008)
+    "data": "#595959",  # images and other inputs
+    "code": "#E69F00",  # z, the bottleneck
+    "network": "#0072B2",  # what a network makes
+    "rival": "#9A8FBF",  # what a method without a network makes
+    "error": "#D55E00",  # noise, loss, what goes wrong
+    "good": "#009E73",  # targets and bounds
+}
+CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959"]
 
 
 def image_rows(rows, title):
@@ -28,14 +45,15 @@ def image_rows(rows, title):
     return figure
 
 
-def image_grid(images, title, columns=8, signed=False):
-    """Draw images in a grid, each on a scale of its own, such as filters or feature maps.
+def image_grid(images, title, columns=8, signed=False, shared=False):
+    """Draw images in a grid, such as filters, patterns or feature maps.
 
     Args:
         images: shape (n, height, width) or (n, height, width, 1).
         title: states what is seen, and its number.
         columns: images in a line.
         signed: draw negative values blue, 0 white and positive ones red.
+        shared: give all images one scale; otherwise each has its own.
 
     Returns:
         A matplotlib figure.
@@ -43,29 +61,83 @@ def image_grid(images, title, columns=8, signed=False):
     images = _as_pictures(images)
     figure, axes = _axes(-(-len(images) // columns), columns, size=0.85, title=title)
     for axis, image in zip(axes.flat, images, strict=False):
-        largest = np.abs(image).max() or 1
+        scale = images if shared else image
         if signed:
+            largest = np.abs(scale).max() or 1
             axis.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         else:
-            axis.imshow(image, cmap="gray", interpolation="nearest")
+            low, high = scale.min(), scale.max()
+            axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     return figure
 
 
-def history(histories, title, metric="loss"):
+def codes(images, codes, title, reconstructions=None):
+    """Draw each image, its code as bars, and what is drawn from the code: one line an example.
+
+    Args:
+        images: shape (n, height, width) or (n, height, width, 1), in [0, 1].
+        codes: shape (n, units).
+        title: states what is seen, and its number.
+        reconstructions: like images, or None to leave them out.
+
+    Returns:
+        A matplotlib figure. All codes have the same scale.
+    """
+    import matplotlib.pyplot as plt
+
+    images, codes = _as_pictures(images), np.asarray(codes)
+    pictures = [images] if reconstructions is None else [images, _as_pictures(reconstructions)]
+    if codes.ndim != 2 or any(len(images) != len(codes) for images in pictures):
+        raise ArgumentError(
+            "images and codes",
+            f"{len(images)} images, codes of shape {codes.shape}",
+            "Give one code, a row of numbers, for each image.",
+        )
+    ratios = [1, 5, 1][: 1 + len(pictures)]
+    figure, axes = plt.subplots(
+        len(codes),
+        len(ratios),
+        figsize=(1.2 * sum(ratios), 1.25 * len(codes) + 0.5),
+        width_ratios=ratios,
+        squeeze=False,
+        layout="constrained",
+    )
+    plt.close(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    low, high = min(codes.min(), 0), max(codes.max(), 0)
+    margin = 0.05 * (high - low or 1)
+    for line, code, *shown in zip(axes, codes, *pictures, strict=True):
+        for axis, image in zip(line[::2], shown, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.axis("off")
+        line[1].bar(range(len(code)), code, width=0.8, color=COLORS["code"])
+        line[1].axhline(0, color="#333333", lw=0.8)
+        line[1].set(xlim=(-0.7, len(code) - 0.3), ylim=(low - margin, high + margin))
+        line[1].spines[["top", "right"]].set_visible(False)
+    axes[-1, 1].set_xlabel(f"unit of the code, 0 to {codes.shape[1] - 1}")
+    return figure
+
+
+def history(histories, title, metric="loss", ylabel=None):
     """Draw training curves, solid for the training and dashed for the validation images.
 
     Args:
         histories: dict of label → Keras history, as `cache.fit_or_load` returns it.
         title: states what is seen, and its number.
         metric: the key of the histories that is drawn, or a list of keys.
+        ylabel: the quantity with its unit; None: the metric's name.
 
     Returns:
         A matplotlib figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     metrics = [metric] if isinstance(metric, str) else list(metric)
-    figure, axis = _chart(title, "epoch", metrics[0] if len(metrics) == 1 else "")
-    curves = [(label, key, run.history) for label, run in histories.items() for key in metrics]
-    for n, (label, key, values) in enumerate(curves):
+    if ylabel is None:
+        ylabel = metrics[0] if len(metrics) == 1 else ""
+    figure, axis = chart(title, "epoch", ylabel)
+    drawn = [(label, key, run.history) for label, run in histories.items() for key in metrics]
+    for n, (label, key, values) in enumerate(drawn):
         if key not in values:
             raise ArgumentError(
                 f"metric {key!r}", f"{label} has no such curve", f"Choose from {sorted(values)}."
@@ -74,8 +146,10 @@ def history(histories, title, metric="loss"):
         for curve, style, images in ((key, "-", "training"), (f"val_{key}", "--", "validation")):
             if curve in values:
                 epochs = range(1, len(values[curve]) + 1)
-                axis.plot(epochs, values[curve], style, color=f"C{n}", label=f"{name}, {images}")
-    axis.legend(frameon=False)
+                color = CYCLE[n % len(CYCLE)]
+                axis.plot(epochs, values[curve], style, color=color, label=f"{name}, {images}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_beside(axis)
     return figure
 
 
@@ -90,39 +164,117 @@ def histograms(samples, title, xlabel):
     Returns:
         A matplotlib figure.
     """
-    figure, axis = _chart(title, xlabel, "share of the values")
+    figure, axis = chart(title, xlabel, "share of the values")
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in samples.values()]), 60)
-    for label, values in samples.items():
+    for (label, values), color in zip(samples.items(), itertools.cycle(CYCLE), strict=False):
         share = np.full(np.size(values), 1 / np.size(values))
-        axis.hist(np.ravel(values), edges, weights=share, histtype="step", lw=1.5, label=label)
-    axis.legend(frameon=False)
+        style = {"weights": share, "histtype": "step", "lw": 1.5, "color": color}
+        axis.hist(np.ravel(values), edges, label=label, **style)
+    _legend_beside(axis)
     return figure
 
 
-def scatter(panels, labels, title):
-    """Draw points in the plane, coloured by class, in one panel or several side by side.
+def chart(title, xlabel, ylabel, width=7, height=3.2):
+    """Make an empty chart in the house style, for a drawing of a page's own.
 
     Args:
-        panels: dict of panel title → points with shape (n, 2).
+        title: states what is seen, and its number.
+        xlabel, ylabel: the quantities, with their units.
+        width, height: of the figure, in inches.
+
+    Returns:
+        `(figure, axis)`, matplotlib's; the figure is closed, and shown as a cell's last line.
+    """
+    figure, (axis,) = panels(1, title, width, height)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, axis
+
+
+def panels(n, title, width=3.5, height=3.2):
+    """Make n empty charts side by side in the house style.
+
+    Args:
+        n: number of charts.
+        title: over all of them; states what is seen, and its number.
+        width, height: of each chart, in inches.
+
+    Returns:
+        `(figure, axes)`, matplotlib's, axes with shape (n,).
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, n, figsize=(n * width, height), squeeze=False, layout="constrained"
+    )
+    plt.close(figure)  # the cell shows it once, as its value
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes[0]
+
+
+def scatter(points, labels, title):
+    """Draw points in the plane, coloured by class, in one panel or several side by side.
+
+    Each class's digit stands at the median of its points. An axis leaves out the outermost
+    hundredth of the points, so that a few of them don't squeeze the rest.
+
+    Args:
+        points: dict of panel title → points with shape (n, 2).
         labels: class of each point, 0–9, shape (n,), the same for all panels.
         title: states what is seen, and its number.
 
     Returns:
         A matplotlib figure.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.patheffects import withStroke
 
-    size = (4.2 * len(panels) + 0.8, 4.2)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    plt.close(figure)
-    figure.suptitle(title, ha="left", x=0.02, fontsize=11)
-    for axis, (name, points) in zip(axes.flat, panels.items(), strict=True):
-        drawn = axis.scatter(
-            *np.transpose(points), c=labels, s=2, cmap="tab10", vmin=-0.5, vmax=9.5
-        )
+    labels = np.asarray(labels)
+    figure, axes = panels(len(points), title, width=4.2, height=4.4)
+    outline = [withStroke(linewidth=3, foreground="white")]
+    for axis, (name, cloud) in zip(axes, points.items(), strict=True):
+        cloud = np.asarray(cloud)
+        axis.scatter(*cloud.T, c=labels, s=3, cmap="tab10", vmin=-0.5, vmax=9.5)
+        for label in np.unique(labels):
+            x, y = np.median(cloud[labels == label], axis=0)
+            style = {"fontsize": 13, "weight": "bold", "path_effects": outline}
+            axis.text(x, y, str(label), ha="center", va="center", **style)
+        low, high = np.percentile(cloud, [0.5, 99.5], axis=0)
+        margin = 0.05 * (high - low) + 1e-9
+        low, high = low - margin, high + margin
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axis.set_title(name, fontsize=10)
-    figure.colorbar(drawn, ax=axes, ticks=range(10), label="digit")
     return figure
+
+
+def slider(draw, **ranges):
+    """Show a picture that follows sliders; it needs a live kernel.
+
+    Args:
+        draw: function of the sliders' values, by name, that returns a matplotlib figure or a
+            grey image of shape (height, width), in [0, 1].
+        **ranges: name → (lowest, highest) value.
+
+    Returns:
+        An ipywidgets box, for a cell's last line.
+    """
+    import ipywidgets
+
+    sliders = {
+        name: ipywidgets.FloatSlider(
+            value=(low + high) / 2, min=low, max=high, step=(high - low) / 100, description=name
+        )
+        for name, (low, high) in ranges.items()
+    }
+    picture = ipywidgets.Image(format="png")
+
+    def redraw(change=None):
+        picture.value = _as_png(draw(**{name: s.value for name, s in sliders.items()}))
+
+    for one in sliders.values():
+        one.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox([*sliders.values(), picture])
 
 
 def table(rows):
@@ -190,13 +342,19 @@ def _axes(lines, columns, size, title, margin=0.0):
     return figure, axes
 
 
-def _chart(title, xlabel, ylabel):
+def _as_png(picture):
+    """Return a figure, or a grey image enlarged tenfold, as the bytes of a PNG."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    plt.close(figure)
-    axis.set_title(title, loc="left", fontsize=11)
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png", bbox_inches="tight")
+    else:
+        large = np.kron(np.asarray(picture), np.ones((10, 10)))
+        plt.imsave(buffer, large, cmap="gray", vmin=0, vmax=1, format="png")
+    return buffer.getvalue()
+
+
+def _legend_beside(axis):
+    """Put the legend to the right of the axes, where it can't lie on a curve."""
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)

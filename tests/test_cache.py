@@ -1,7 +1,9 @@
 """fit_or_load: what it trains, what it loads, what it refuses, and what it leaves in peace."""
 
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,10 +22,32 @@ from ae_keras.errors import (
 )
 
 FIT = {"dataset": "digits", "epochs": 2, "batch_size": 16, "seed": 3}
+RANDOM = np.random.default_rng(1)  # other data than `x`, and each array another size
+Y = RANDOM.random((64, 6), dtype=np.float32)  # targets that are not the inputs
+VALID = tuple(RANDOM.random((2, 17, 6), dtype=np.float32))
+TEST = tuple(RANDOM.random((2, 23, 6), dtype=np.float32))
 
 
-def run(model, x, **changes):
-    return cache.fit_or_load(model, "00_test", x, x, held_out=(x, x), **FIT | changes)
+def run(model, x, y=None, **changes):
+    given = {"validation_data": VALID, "held_out": TEST} | FIT | changes
+    return cache.fit_or_load(model, "00_test", x, x if y is None else y, **given)
+
+
+def squared_error(model, pair):
+    """Compute a model's mean squared error without Keras's losses."""
+    x, y = pair
+    return np.mean(np.square(y - model.predict(x, verbose=0)), dtype=np.float64)
+
+
+def rendered(text):
+    """Return the lines that a terminal shows in the end: a carriage return goes back to begin."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return [line for line in lines if line]
 
 
 @pytest.fixture
@@ -42,15 +66,42 @@ def files(path):
     return sorted(p.name for p in path.parent.iterdir())
 
 
-def test_trains_as_fit_does(x, path):
+@pytest.mark.parametrize("seed", [0, 3])
+def test_trains_as_fit_does(x, path, seed):
+    """With targets that are not the inputs, and with 0, which is a seed like any other."""
     model, plain = build(), build()
-    history = run(model, x)
-    keras.utils.set_random_seed(3)
-    expected = plain.fit(x, x, epochs=2, batch_size=16, verbose=0)
+    history = run(model, x, Y, seed=seed)
+    keras.utils.set_random_seed(seed)
+    expected = plain.fit(x, Y, epochs=2, batch_size=16, verbose=0, validation_data=VALID)
     assert weights_equal(model, plain)
     assert history.history == expected.history
+    assert set(history.history) == {"loss", "val_loss"}
     assert history.epoch == expected.epoch
     assert files(path) == ["00_test.h5"]
+
+
+def test_without_a_seed_the_random_state_goes_on(x, path):
+    weights = []
+    for state in (5, 5, 6):
+        model = build()
+        keras.utils.set_random_seed(state)
+        path.unlink(missing_ok=True)
+        run(model, x, seed=None)
+        weights.append(model.get_weights())
+    first, again, other = weights
+    assert all(map(np.array_equal, first, again))
+    assert not all(map(np.array_equal, first, other))
+
+
+def test_each_seed_trains_its_own_model(x, path):
+    models = {}
+    for seed in (0, 1, 3):
+        path.unlink(missing_ok=True)
+        models[seed] = build()
+        run(models[seed], x, seed=seed)
+    assert not weights_equal(models[0], models[1])
+    assert not weights_equal(models[1], models[3])
+    assert not weights_equal(models[0], models[3])
 
 
 def test_loads_the_same_weights_and_history_without_training(trained, x, monkeypatch, capsys):
@@ -59,9 +110,69 @@ def test_loads_the_same_weights_and_history_without_training(trained, x, monkeyp
     history = run(model, x)
     assert weights_equal(model, trained)
     assert history.history == trained.history_seen.history
+    assert [len(values) for values in history.history.values()] == [2, 2]
+    assert history.history["val_loss"] != history.history["loss"]
+    assert history.epoch == [0, 1]
     assert history.held_out == trained.history_seen.held_out
-    assert history.held_out["loss"] == model.evaluate(x, x, batch_size=1000, verbose=0)
-    assert "loaded, 2 epochs; held-out loss" in capsys.readouterr().out
+
+
+def test_held_out_metrics_are_those_of_the_held_out_part(trained, x):
+    """Not those of the training or the validation part, and not of the weights before training."""
+    history = run(build(), x)
+    parts = {"test": TEST, "validation": VALID, "training": (x, x)}
+    errors = {part: squared_error(trained, pair) for part, pair in parts.items()}
+    for found in (trained.history_seen.held_out, history.held_out):
+        assert found == {"loss": pytest.approx(errors["test"], rel=1e-5)}
+    assert history.history["val_loss"][-1] == pytest.approx(errors["validation"], rel=1e-5)
+    for a, b in (("test", "validation"), ("test", "training"), ("validation", "training")):
+        assert abs(errors[a] / errors[b] - 1) > 1e-3  # so that a mistake would show
+    assert abs(squared_error(build(), TEST) / errors["test"] - 1) > 1e-3
+
+
+def test_what_is_printed_is_validation_and_never_test(x, capsys):
+    model = build()
+    run(model, x)
+    trained_line = rendered(capsys.readouterr().out)[-1]
+    run(build(), x)
+    loaded_line = rendered(capsys.readouterr().out)[-1]
+    end = f"2 epochs, validation loss {squared_error(model, VALID):.4f}"
+    assert re.fullmatch(rf"00_test \(digits\): trained in \d+ s; {end}", trained_line)
+    assert loaded_line == f"00_test (digits): loaded; {end}"
+    assert f"{squared_error(model, TEST):.4f}" not in trained_line + loaded_line
+
+
+def test_printed_metrics_have_their_own_names_and_the_loss_comes_once(x, capsys):
+    def compiled(loss):
+        model = build()
+        model.compile("adam", loss, metrics=[keras.metrics.MeanSquaredError(name="mse")])
+        return model
+
+    for loss, names in (("mean_squared_error", ["mse"]), ("mean_absolute_error", ["loss", "mse"])):
+        history = run(compiled(loss), x, epochs=3)
+        said = rendered(capsys.readouterr().out)
+        (line,) = [line for line in said if "3 epochs" in line]
+        ends = [f"{name} {history.history[f'val_{name}'][-1]:.4f}" for name in names]
+        assert sorted(line.partition("validation ")[2].split(", ")) == ends
+
+
+def test_without_validation_nothing_is_printed_of_it(x, capsys):
+    run(build(), x, validation_data=None)
+    assert rendered(capsys.readouterr().out)[-1].endswith(" s; 2 epochs")
+
+
+def test_progress_is_shown_and_gone_in_the_end(x, capsys, monkeypatch):
+    often = functools.partial(cache.tqdm.tqdm, mininterval=0)  # however fast the machine is
+    monkeypatch.setattr(cache.tqdm, "tqdm", often)
+    history = run(build(), x)
+    said = capsys.readouterr()
+    assert "00_test" not in said.err
+    assert "00_test: 100%" in said.out  # the bar, while it is there
+    for value in history.history["val_loss"]:
+        assert f"val_loss {value:.4f}" in said.out
+    assert [line[:33] for line in rendered(said.out)] == [
+        "00_test (digits): training, becau",
+        f"00_test (digits): trained in {rendered(said.out)[1].split()[4]} s; "[:33],
+    ]
 
 
 def test_file_is_a_whole_model_that_keras_opens(trained, x, path):
@@ -82,8 +193,9 @@ def test_file_says_where_it_comes_from(trained, x, path):
     assert facts["keras"] == keras.__version__
     assert facts["seconds"] >= 0
     assert facts["recipe"]["epochs"] == 2
-    independent = np.mean(np.square(x - trained.predict(x, verbose=0)))
-    assert facts["held_out"]["loss"] == pytest.approx(independent, rel=1e-5)
+    assert facts["held_out"]["loss"] == pytest.approx(squared_error(trained, TEST), rel=1e-5)
+    ends = [values[-1] for values in facts["history"].values()]
+    assert ends == [values[-1] for values in trained.history_seen.history.values()]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +224,19 @@ def test_a_change_makes_the_file_stale(trained, x, path, capsys, arguments, chan
     assert weights_equal(again, edited)
 
 
-def test_other_data_make_the_file_stale(trained, x, capsys):
-    run(build(), x + np.float32(1e-3))
-    assert "data.x" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [("x", "data.x"), ("y", "data.y"), ("held_out", "data.held_out[0]"), ("valid", "validation_d")],
+)
+def test_other_data_make_the_file_stale(trained, x, capsys, part, named):
+    """A single pixel of one part is enough, and the message names the part."""
+    changed = {"x": x, "y": x, "held_out": TEST[0], "valid": VALID[0]}
+    changed[part] = changed[part].copy()
+    changed[part][-1, -1] += 1e-3
+    held_out, validation = (changed["held_out"], TEST[1]), (changed["valid"], VALID[1])
+    run(build(), changed["x"], changed["y"], held_out=held_out, validation_data=validation)
+    said = capsys.readouterr().out
+    assert "training, because" in said and f"other settings: {named}" in said
 
 
 def test_the_way_a_function_is_written_does_not_matter_but_what_it_does(x, capsys):
@@ -234,11 +356,33 @@ def test_shortened_training_is_never_the_shipped_file(trained, x, path, monkeypa
     assert files(path)[0].startswith("00_test.1-epoch-")
 
 
-def test_held_out_figures_of_another_model(trained, x):
-    independent = np.mean(np.square(x - trained.predict(x, verbose=0)))
-    figures = cache.held_out_figures("00_test", "digits")
-    assert figures == {"loss": pytest.approx(independent, rel=1e-5)}
-    assert cache.held_out_figures("00_none", "digits") == {}
+def test_held_out_metrics_of_another_model(trained):
+    found = cache.held_out_metrics("00_test", "digits")
+    assert found == {"loss": pytest.approx(squared_error(trained, TEST), rel=1e-5)}
+    assert cache.held_out_metrics("00_none", "digits") == {}
+    assert cache.held_out_metrics("00_test", "mnist") == {}  # another dataset's
+
+
+def test_results_are_those_of_the_shipped_models(trained, x, path, monkeypatch):
+    run(build(activation="tanh"), x)  # an experiment
+    monkeypatch.setenv("AE_KERAS_EPOCHS", "1")
+    run(build(), x)
+    assert len(files(path)) == 3
+    found = cache.results("digits")
+    assert list(found) == ["00_test"]
+    assert found["00_test"]["parameters"] == trained.count_params()
+    assert found["00_test"]["held_out"] == cache.held_out_metrics("00_test", "digits")
+    assert cache.results("mnist") == {}
+
+
+def test_fingerprints_are_the_same_whether_trained_or_loaded(x, path):
+    run(build(), x)
+    first = cache.fingerprints()["00_test"]
+    assert first == modelfile.read(path).facts["fingerprint"]
+    run(build(activation="tanh"), x)
+    assert cache.fingerprints()["00_test"] != first
+    run(build(), x)
+    assert cache.fingerprints()["00_test"] == first
 
 
 def test_diverged_training_saves_nothing(x, path):

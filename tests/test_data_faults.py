@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from faults import DOWNLOADS
+from test_cache import rendered
 
 from ae_keras import data
 from ae_keras.errors import DataError
 
 ARRAYS = {
     "x_train": np.random.default_rng(0).integers(0, 256, (90, 28, 28), np.uint8),
-    "y_train": np.arange(90, dtype=np.uint8) % 10,
+    "y_train": np.random.default_rng(2).integers(0, 10, 90, np.uint8),
     "x_test": np.random.default_rng(1).integers(0, 256, (30, 28, 28), np.uint8),
-    "y_test": np.arange(30, dtype=np.uint8) % 10,
+    "y_test": np.random.default_rng(3).integers(0, 10, 30, np.uint8),
 }
 EXPECTED = {k: (v.shape, hashlib.sha256(v).hexdigest()) for k, v in ARRAYS.items()}
 
@@ -90,11 +91,12 @@ def kept():
 
 def test_good_download_is_kept_and_used_again(server, kept):
     for _ in range(2):
-        (x_train, y_train), (x_test, _), name = data.load_digits()
+        (x_train, y_train), (x_test, y_test), name = data.load_digits()
         assert name == "mnist"
         np.testing.assert_array_equal(x_train[..., 0], ARRAYS["x_train"] / np.float32(255))
         np.testing.assert_array_equal(y_train, ARRAYS["y_train"])
-        assert x_test.shape == (30, 28, 28, 1)
+        np.testing.assert_array_equal(x_test[..., 0], ARRAYS["x_test"] / np.float32(255))
+        np.testing.assert_array_equal(y_test, ARRAYS["y_test"])
     assert server.requests == 1
     assert kept.read_bytes() == server.good
     assert [file.name for file in kept.parent.iterdir()] == ["mnist.npz"]
@@ -163,11 +165,15 @@ def test_two_processes_download_at_once(server, kept):
         f"data.MNIST_URL, data.MNIST_ARRAYS = {data.MNIST_URL!r}, test_data_faults.EXPECTED\n"
         "print(data.load_digits()[2])"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # bytes: text turns \r into \n
+    processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
     for process in processes:
-        assert process.communicate(timeout=120)[0].strip().endswith("mnist")
+        output, errors = (said.decode() for said in process.communicate())
+        assert "B/s" not in errors
+        assert f"/{len(server.good) / 1000:.1f}k" in output  # the bar, while it is there
+        assert rendered(output) == [
+            "Dataset: mnist – 90 training and 30 test images (SHA-256 verified)",
+            "mnist",
+        ]
     assert kept.read_bytes() == server.good
     assert [file.name for file in kept.parent.iterdir()] == ["mnist.npz"]

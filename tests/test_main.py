@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT, build
 
 from ae_keras import __main__ as main
-from ae_keras import modelfile
+from ae_keras import modelfile, seeds
 
 FACTS = {
     "format": 1, "name": "00_test", "dataset": "digits", "recipe": {"epochs": 2}, "seed": 0,
@@ -73,3 +73,16 @@ def test_sums_are_of_the_whole_file():
         assert "ae_keras_digest" in file.attrs
     digest, name = main.sums().split()
     assert name == "digits/00_test.h5" and len(digest) == 64
+
+
+def test_records_of_seeds_are_listed_and_proved(capsys):
+    save()
+    seeds.add("00_test", "digits", 0, {"rows": {"a": {"MSE": 0.5}}, "fingerprints": {}})
+    main.main(["sums"])
+    assert "digits/00_test.seeds.json" in main.sums()
+    assert main.main(["verify"]) == 0
+    path = seeds.path_of("00_test", "digits")
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    main.main(["sums"])
+    assert main.main(["verify"]) == 1
+    assert "00_test.seeds.json: its checksum" in capsys.readouterr().out

@@ -1,0 +1,112 @@
+"""Drawings of networks show the model's own tensors, for every kind of model on the pages."""
+
+import keras
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from ae_keras import networks, plots
+from ae_keras.errors import ArgumentError
+
+layers = keras.layers
+
+
+def shapes(model):
+    return [block.shape for block in networks.blocks_of(model)]
+
+
+@pytest.fixture
+def encoder():
+    image = keras.Input((4, 4, 1))
+    z = layers.Dense(3, activation="relu")(layers.Flatten()(image))
+    return keras.Model(image, z, name="encoder")
+
+
+@pytest.fixture
+def decoder():
+    code = keras.Input((3,))
+    pixels = layers.Dense(16, activation="sigmoid")(code)
+    return keras.Model(code, layers.Reshape((4, 4, 1))(pixels), name="decoder")
+
+
+def test_nested_models_are_opened(encoder, decoder):
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, decoder(encoder(image)))
+    blocks = networks.blocks_of(model)
+    assert [b.shape for b in blocks] == [(4, 4, 1), (16,), (3,), (16,), (4, 4, 1)]
+    assert [b.model for b in blocks] == ["", "encoder", "encoder", "decoder", "decoder"]
+    assert [b.column for b in blocks] == [0, 1, 2, 3, 4]
+    assert [b.label for b in blocks][2:4] == ["Dense\nrelu", "Dense\nsigmoid"]
+
+
+def test_sequentials_joined_by_a_third_give_the_same(encoder, decoder):
+    parts = [
+        keras.Sequential([keras.Input(m.input_shape[1:]), *m.layers[1:]])
+        for m in (encoder, decoder)
+    ]
+    model = keras.Sequential([keras.Input((4, 4, 1)), *parts])
+    assert shapes(model) == [(4, 4, 1), (16,), (3,), (16,), (4, 4, 1)]
+
+
+def test_a_shared_encoder_is_drawn_twice(encoder):
+    a, b = keras.Input((4, 4, 1)), keras.Input((4, 4, 1))
+    model = keras.Model([a, b], layers.Concatenate()([encoder(a), encoder(b)]))
+    blocks = networks.blocks_of(model)
+    assert [block.model for block in blocks].count("encoder (again)") == 2
+    last = blocks[-1]
+    assert last.shape == (6,) and {blocks[p].model for p in last.parents} == {
+        "encoder",
+        "encoder (again)",
+    }
+
+
+def test_two_outputs_and_a_cloud(decoder):
+    image = keras.Input((4, 4, 1))
+    features = layers.Dense(8)(layers.Flatten()(image))
+    mean, log_var = layers.Dense(2)(features), layers.Dense(2)(features)
+    z = layers.Lambda(lambda pair: pair[0], output_shape=(2,))([mean, log_var])
+    encoder = keras.Model(image, [mean, log_var, z], name="encoder")
+    mean, log_var, z = encoder(image)
+    blocks = networks.blocks_of(keras.Model(image, [layers.Dense(16)(z), mean, log_var]))
+    lambda_ = next(b for b in blocks if b.label == "Lambda")
+    assert [blocks[p].label for p in lambda_.parents] == ["Dense", "Dense"]
+    assert len({b.column for b in blocks if b.shape == (2,)}) == 2  # mean and log_var side by side
+
+
+def test_recurrent_models_and_states():
+    series = keras.Input((9, 2))
+    _, h, c = layers.LSTM(5, return_state=True)(series)
+    again = layers.LSTM(5, return_sequences=True)(layers.RepeatVector(7)(h), initial_state=[h, c])
+    assert shapes(keras.Model(series, again)) == [(9, 2), (5,), (5,), (5,), (7, 5), (7, 5)]
+
+
+def test_the_code_is_orange_in_whole_models_and_halves(encoder, decoder):
+    image = keras.Input((4, 4, 1))
+    for model in (keras.Model(image, decoder(encoder(image))), encoder, decoder):
+        figure = plots.network(model, "Title 3")
+        colors = [to_hex(p.get_facecolor()).upper() for p in figure.axes[0].patches]
+        assert colors.count(plots.COLORS["code"]) == 1
+        assert "3" in {text.get_text() for text in figure.axes[0].texts}
+        assert figure.get_suptitle() == "Title 3"
+
+
+def test_the_code_of_a_sequence_model_is_inside_it():
+    """The outputs of a sequence model may be smaller than its code, and are no code."""
+    series = keras.Input((9, 1))
+    code = layers.LSTM(16)(series)
+    model = keras.Model(series, layers.LSTM(1, return_sequences=True)(layers.RepeatVector(9)(code)))
+    blocks = networks.blocks_of(model)
+    assert networks._code_size(blocks) == 16
+
+
+def test_convolutions_say_their_window_and_step():
+    image = keras.Input((8, 8, 1))
+    maps = layers.Conv2D(4, 5, strides=2, padding="same", activation="relu")(image)
+    assert networks.blocks_of(keras.Model(image, maps))[1].label == "Conv2D\n5×5, stride 2\nrelu"
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(ArgumentError, match=r"keras\.Model"):
+        plots.network(keras.Sequential([layers.Dense(3)]), "title")
+    with pytest.raises(ArgumentError):
+        plots.network(np.zeros(3), "title")
