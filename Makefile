@@ -16,12 +16,12 @@ run: install  ## execute every notebook from the saved models, and write the pag
 	$(PY) tools/notebooks.py site
 
 test: install lint  ## run the unit tests, and every notebook as a test
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 	$(MAKE) --no-print-directory nbval
 
 nbval: install  ## run the notebooks as tests, from the saved models
-	AE_KERAS_CACHE=require $(PY) -m pytest -q --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=120 notebooks
+	AE_KERAS_CACHE=require $(PY) -m pytest -q -n 2 --dist loadfile --nbval-lax \
+		--nbval-current-env --nbval-cell-timeout=120 notebooks
 
 lab: install  ## open the notebooks in JupyterLab
 	$(PY) -m jupyter lab notebooks
@@ -32,9 +32,12 @@ notebooks: install  ## renew the outputs stored in the notebooks (needs MNIST) [
 retrain: install  ## train the saved models again [NB=01_simple]
 	$(PY) tools/notebooks.py retrain $(NB)
 
+seeds: install  ## measure the tables over five seeds; goes on where it stopped [NB=01_simple]
+	$(PY) tools/notebooks.py seeds $(NB)
+
 lint: install  ## check the style
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check ae_keras tools tests
+	$(PY) -m ruff format --check .
 
 links: install  ## set the repository's address everywhere [REPO=owner/name]
 	$(PY) tools/notebooks.py links $(REPO)
@@ -54,4 +57,4 @@ $(VENV)/installed: requirements.txt constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-.PHONY: help run test nbval lab notebooks retrain lint links clean install
+.PHONY: help run test nbval lab notebooks retrain seeds lint links clean install

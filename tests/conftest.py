@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gc
 import pathlib
 
 import keras
@@ -23,6 +24,14 @@ def own_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AE_KERAS_MODELS", str(tmp_path / "saved_models"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_session():
+    """Let go of a module's models when it is done; they pile up otherwise."""
+    yield
+    keras.utils.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,18 @@
-"""Execute the notebooks: into a site, into themselves, or to train their models again.
+"""Execute the notebooks: into a site, into themselves, to train again, or under other seeds.
 
-python tools/notebooks.py site                execute from cache, write build/site
-python tools/notebooks.py refresh [NB ...]    renew the committed outputs and pictures
-python tools/notebooks.py retrain [NB ...]    train the saved models again
-python tools/notebooks.py results             print what the saved models reach
-python tools/notebooks.py links OWNER/NAME    set the repository's address everywhere
+python tools/notebooks.py site                   execute from cache, write build/site
+python tools/notebooks.py refresh [NB ...]       renew the committed outputs and pictures
+python tools/notebooks.py retrain [NB ...]       train the saved models again
+python tools/notebooks.py seeds [--again] [NB ...]  measure tables under the seeds 0 to 4
+python tools/notebooks.py results                print what the saved models reach
+python tools/notebooks.py links OWNER/NAME       set the repository's address everywhere
 """
 
 import argparse
 import base64
-import html
+import copy
+import io
+import json
 import os
 import pathlib
 import re
@@ -18,43 +21,28 @@ import subprocess
 import sys
 import tempfile
 
-import nbclient
-import nbconvert
 import nbformat
-import tqdm
+import PIL.Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NOTEBOOKS, MODELS, SITE = ROOT / "notebooks", ROOT / "saved_models", ROOT / "build" / "site"
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]
+
+import runner  # noqa: E402
+import webpages  # noqa: E402
+
+NOTEBOOKS, MODELS, SITE = runner.NOTEBOOKS, runner.MODELS, ROOT / "build" / "site"
 PICTURES = ROOT / "docs" / "pictures"
-CELL_TIMEOUT = 3600  # seconds
+SEED_MODELS = ROOT / "build" / "seeds"  # kept, so that a changed formula doesn't train again
+SEED_LINE = re.compile(r"^seed = 0$", re.M)  # in a page's imports cell
 WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel
-
-
-class Runner(nbclient.NotebookClient):
-    """Executes a notebook and shows how far it is, training included."""
-
-    def __init__(self, path, **environment):
-        self.path, self.environment = path, environment
-        super().__init__(
-            nbformat.read(path, as_version=4),
-            timeout=CELL_TIMEOUT,
-            kernel_name="python3",
-            coalesce_streams=True,  # how often a kernel flushes changes from run to run
-            resources={"metadata": {"path": str(NOTEBOOKS)}},
-        )
-
-    def run(self):
-        code = [cell for cell in self.nb.cells if cell.cell_type == "code"]
-        with tqdm.tqdm(total=len(code), desc=self.path.stem, unit="cell") as self.bar:
-            self.on_cell_executed = lambda cell, cell_index, execute_reply: self.bar.update()
-            self.execute(env={**os.environ, **self.environment})
-        return self.nb
-
-    def process_message(self, message, cell, cell_index):
-        if message["msg_type"] == "stream":  # a training's own bar, among others
-            last = message["content"]["text"].replace("\r", "\n").rstrip().rpartition("\n")[2]
-            self.bar.set_postfix_str(last.strip()[:70])
-        return super().process_message(message, cell, cell_index)
+FULL = {"AE_KERAS_EPOCHS": "", "AE_KERAS_CACHE": ""}  # what a training for keeps needs
+UNITS = {  # held-out metric → how a table shows it
+    "bce": "BCE {:.4f}",
+    "mse": "MSE {:.4f}",
+    "psnr": "PSNR {:.2f} dB",
+    "exact_match": "exact {:.4f}",
+    "loss": "loss {:.4f}",
+}
 
 
 def paths(names=()):
@@ -76,7 +64,7 @@ def normalise(notebook):
                 "language": "python",
                 "name": "python3",
             },
-            "language_info": {"name": "python"},
+            "language_info": {"file_extension": ".py", "name": "python"},
         }
     )
     count = 0
@@ -92,7 +80,20 @@ def normalise(notebook):
                 output.execution_count = count
             if output.output_type in ("display_data", "execute_result"):
                 output.metadata = {}
+            if png := output.get("data", {}).get("image/png"):
+                output.data["image/png"] = base64.b64encode(lighter(base64.b64decode(png))).decode()
     return notebook
+
+
+def lighter(png):
+    """Return a picture with at most 256 colours, which takes about half of the bytes."""
+    image = PIL.Image.open(io.BytesIO(png))
+    if image.mode == "P":
+        return png
+    buffer = io.BytesIO()
+    colours = image.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+    colours.save(buffer, "PNG", optimize=True)
+    return min(png, buffer.getvalue(), key=len)
 
 
 def pictures(notebook):
@@ -113,19 +114,24 @@ def title(notebook):
 def refresh(names):
     """Execute from cache, digits being MNIST's, and write what changed: outputs and pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for path in paths(names):
-        before = path.read_text()
-        notebook = Runner(path, AE_KERAS_DATASET="mnist", AE_KERAS_CACHE="require").run()
-        text = nbformat.writes(normalise(notebook)) + "\n"
-        if text != before:
+    cache = {"AE_KERAS_DATASET": "mnist", "AE_KERAS_CACHE": "require"}
+    executed = runner.run_all(paths(names), **cache)
+    for path, result in executed.items():
+        if result.error:
+            continue
+        text = nbformat.writes(normalise(result.notebook)) + "\n"
+        changed = text != path.read_text()
+        if changed:
             path.write_text(text)
-        for png in pictures(notebook)[:1]:
+        for png in pictures(result.notebook)[:1]:
             (PICTURES / f"{path.stem}.png").write_bytes(png)
-        print(f"{path.stem}: {'renewed' if text != before else 'unchanged'}")
+        print(f"{path.stem}: {'renewed' if changed else 'unchanged'}")
+    runner.exit_if_failed(executed)
 
 
 def retrain(names):
     """Train the models of notebooks anew; an old one stays until its successor is there."""
+    executed = {}
     for path in paths(names):
         (ROOT / "build").mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
@@ -133,14 +139,112 @@ def retrain(names):
             shutil.copytree(MODELS, models)
             for old in models_of(path.stem, models):
                 old.unlink()
-            full = {"AE_KERAS_EPOCHS": "", "AE_KERAS_CACHE": ""}
             try:
-                Runner(path, AE_KERAS_MODELS=str(models), **full).run()
+                executed |= runner.run_all([path], 1, AE_KERAS_MODELS=str(models), **FULL)
             finally:  # a later cell may fail: what was trained until then is good
                 for new in models_of(path.stem, models):
+                    (MODELS / new.parent.name).mkdir(parents=True, exist_ok=True)
                     os.replace(new, MODELS / new.relative_to(models))
                     print("trained", (MODELS / new.relative_to(models)).relative_to(ROOT))
-                subprocess.run([sys.executable, "-m", "ae_keras", "sums"], cwd=ROOT, check=True)
+                renew_sums()
+    runner.exit_if_failed(executed)
+
+
+def renew_sums():
+    from ae_keras import __main__ as shell
+
+    shell.main(["sums"])
+
+
+def measure_seeds(names, again):
+    """Measure the tables that `seeds.over_seeds` shows under the seeds 0 to 4, and keep them.
+
+    Seed 0 runs from the shipped models. The others train models of their own in build/seeds, once.
+    What is recorded for the same settings, and gives the same table under seed 0, is not repeated.
+    """
+    from ae_keras import seeds
+
+    measured = [path for path in paths(names) if "over_seeds(" in path.read_text()]
+    if missing := set(names) - {path.stem for path in measured}:
+        sys.exit(f"no over_seeds( in {', '.join(sorted(missing))}")
+    failed, count = {}, len(seeds.SEEDS)
+    for path in measured:
+        first, unchanged = [], False
+        for seed in seeds.SEEDS:
+            progress = f"{path.stem}: seed {seed}, {seed + 1} of {count}"
+            if unchanged and all(is_done(record, seed) for record in first):
+                print(f"{progress}, is recorded", flush=True)
+                continue
+            print(progress, flush=True)
+            records, result = run_under_seed(path, seed)
+            if result.error:
+                failed[path] = result
+                break
+            if seed == 0:
+                first, unchanged = records, not again and all(map(is_unchanged, records))
+            for record in records:
+                if seed == 0 and not unchanged:  # a stop must leave no seeds of another formula
+                    seeds.path_of(record["key"], record["dataset"]).unlink(missing_ok=True)
+                seeds.add(record["key"], record["dataset"], seed, record)
+        renew_sums()
+    runner.exit_if_failed(failed)
+
+
+def is_done(record, seed):
+    """Tell whether a seed is recorded for the settings of seed 0's record."""
+    from ae_keras import seeds
+
+    return seeds.is_done(record["key"], record["dataset"], seed, record["fingerprints"])
+
+
+def is_unchanged(record):
+    """Tell whether a table under seed 0 is as it was recorded."""
+    from ae_keras import seeds
+
+    try:
+        old = seeds.read(seeds.path_of(record["key"], record["dataset"]))["0"]
+    except (FileNotFoundError, KeyError):
+        return False
+    return alike(old["rows"], record["rows"])
+
+
+def alike(old, new):
+    """Compare two tables, floats to what differs between machines."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return list(old) == list(new) and all(alike(old[key], new[key]) for key in old)
+    if isinstance(old, float) and isinstance(new, float):
+        return abs(old - new) <= 1e-4 * abs(old) + 1e-9
+    return old == new
+
+
+def run_under_seed(path, seed):
+    """Execute a page down to its last seeds table, and return what its tables recorded."""
+    models = SEED_MODELS / str(seed) / "saved_models"
+    environment = FULL | {"AE_KERAS_MODELS": str(models)}
+    if seed == 0:
+        environment = FULL | {"AE_KERAS_CACHE": "require"}
+    with tempfile.TemporaryDirectory() as folder:
+        lines = pathlib.Path(folder) / "records"
+        page = {path: with_seed(nbformat.read(path, as_version=4), seed)}
+        environment["AE_KERAS_RECORD"] = str(lines)
+        result = runner.run_all([path], 1, page, **environment)[path]
+        text = lines.read_text() if lines.is_file() else ""
+    # a page that was tried twice, or a cell that calls twice, records a key again: the last counts
+    records = {r["key"]: r for r in map(json.loads, text.splitlines())}
+    return list(records.values()), result
+
+
+def with_seed(notebook, seed):
+    """Return what a notebook executes for its seeds tables, with another seed."""
+    notebook = copy.deepcopy(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    last = max(n for n, cell in enumerate(code) if "over_seeds(" in cell.source)
+    code = [c for c in code[: last + 1] if "once" not in c.metadata.get("tags", [])]
+    places = [cell for cell in code if SEED_LINE.search(cell.source)]
+    if len(places) != 1:
+        sys.exit(f"{len(places)} cells with a line `seed = 0`; there must be one, of the imports")
+    places[0].source = SEED_LINE.sub(f"seed = {seed}", places[0].source)
+    return nbformat.v4.new_notebook(cells=code, metadata=notebook.metadata)
 
 
 def models_of(stem, folder=MODELS):
@@ -149,69 +253,83 @@ def models_of(stem, folder=MODELS):
 
 
 def results():
-    """Return what each saved model reaches, as rows of a table."""
-    from ae_keras import modelfile, plots
+    """Return what each saved model reaches, as tables of at most 100 columns, one a dataset."""
+    from ae_keras import cache, plots
+
+    tables = []
+    for folder in sorted(path for path in MODELS.iterdir() if path.is_dir()):
+        rows = {
+            name: {
+                "parameters": f"{facts['parameters']:,}",
+                "code": facts["code_size"],
+                "held-out metrics": metrics(facts),
+                "trained (s)": f"{facts['seconds']:.0f}",
+            }
+            for name, facts in cache.results(folder.name).items()
+        }
+        tables.append(f"Models on {folder.name}\n{plots.table(rows)}")
+    return "\n\n".join(tables)
+
+
+def metrics(facts):
+    """Name a model's held-out metrics with their units."""
+    held_out = facts["held_out"]
+    if "kl_loss" in held_out:
+        return f"−ELBO {held_out['loss']:.1f} nats"
+    known = {key: text.format(held_out[key]) for key, text in UNITS.items() if key in held_out}
+    if len(known) > 1:  # the loss says it again
+        known.pop("loss", None)
+    return ", ".join(list(known.values())[:2])
+
+
+def overview(executed):
+    """Return a table of one row a page: dataset, main model's held-out metrics, seconds."""
+    from ae_keras import cache, plots
 
     rows = {}
-    for path in sorted(MODELS.glob("*/*.h5")):
-        facts = modelfile.read(path).facts
-        rows[f"{facts['name']} ({facts['dataset']})"] = {
-            "parameters": f"{facts['parameters']:,}",
-            "code size": facts["code_size"],
-            "held-out figures": figures(facts),
-            "trained in (s)": facts["seconds"],
-            "file": path.relative_to(ROOT).as_posix(),
+    for path, result in executed.items():
+        dataset = dataset_of(result.notebook) if result.notebook else ""
+        facts = cache.results(dataset).get(path.stem) if dataset else None
+        rows[path.stem] = {
+            "dataset": dataset,
+            "held-out": metrics(facts) if facts else result.error[:40] or "–",
+            "seconds": f"{result.seconds:.0f}",
         }
     return plots.table(rows)
 
 
-def figures(facts):
-    return ", ".join(f"{key} {value:.4f}" for key, value in facts["held_out"].items())
+def dataset_of(notebook):
+    """Name the dataset that a page ran on: that of `load_digits`, or its own."""
+    text = "".join(
+        str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    found = re.search(r"^Dataset: (\w+)|^[\w-]+ \((\w+)\): (?:loaded|trained)", text, re.M)
+    return (found[1] or found[2]) if found else ""
 
 
 def site():
     """Execute every notebook from cache, and write pages with an index."""
+    from ae_keras import cache
+
     SITE.mkdir(parents=True, exist_ok=True)
-    cards = []
-    for path in paths():
-        notebook = normalise(Runner(path).run())
-        exporter = nbconvert.HTMLExporter(template_name="lab")
-        page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title(notebook)}})
-        (SITE / f"{path.stem}.html").write_text(page, encoding="utf-8")
-        cards.append(card(path.stem, notebook))
-    style = (pathlib.Path(__file__).parent / "site.css").read_text()
-    index = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Autoencoders in Keras</title><style>{style}</style>
-<h1>Autoencoders in Keras</h1>
-<p>Every number on these pages was measured on data that the networks had not seen.</p>
-<main>{"".join(cards)}</main></html>
-"""
+    executed = runner.run_all(paths())
+    shown = {path.stem: r.notebook for path, r in executed.items() if r.notebook}
+    titles = [(stem, title(notebook)) for stem, notebook in shown.items()]
+    cards, datasets = [], set()
+    for n, (stem, name) in enumerate(titles):
+        notebook = normalise(shown[stem])
+        dataset = dataset_of(notebook)
+        datasets.add(dataset)
+        facts = cache.results(dataset).get(stem)
+        line = f"{metrics(facts)} ({dataset})" if facts else ""
+        cards.append(webpages.card(stem, name, (pictures(notebook) or [None])[0], line))
+        neighbours = (titles[n - 1] if n else None), (titles[n + 1 : n + 2] or [None])[0]
+        page = webpages.page(notebook, name, *neighbours)
+        (SITE / f"{stem}.html").write_text(page, encoding="utf-8")
+    index = webpages.index(cards, "digits" if "digits" in datasets else "mnist")
     (SITE / "index.html").write_text(index, encoding="utf-8")
-    print(f"\n{results()}\n\nThe pages are in {(SITE / 'index.html').relative_to(ROOT)}")
-
-
-def card(stem, notebook):
-    """Return a notebook's card for the index: title, first picture, headline numbers."""
-    from ae_keras import modelfile
-
-    used = "".join(
-        str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", [])
-    )
-    dataset = re.search(r"^Dataset: (\w+)", used, re.M)[1]
-    lines = []
-    for path in models_of(stem):
-        facts = modelfile.read(path).facts
-        if facts["dataset"] == dataset:
-            lines.append(f"<li><b>{facts['name']}</b>: {html.escape(figures(facts))}</li>")
-    image = ""
-    if found := pictures(notebook):
-        data = base64.b64encode(found[0]).decode()
-        image = f'<img alt="" src="data:image/png;base64,{data}">'
-    return (
-        f'<a href="{stem}.html"><h2>{html.escape(title(notebook))}</h2>{image}'
-        f"<ul>{''.join(lines)}</ul></a>"
-    )
+    print(f"\n{overview(executed)}\n\nThe pages are in {(SITE / 'index.html').relative_to(ROOT)}")
+    runner.exit_if_failed(executed)
 
 
 def links(repository):
@@ -241,21 +359,27 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=["site", "refresh", "retrain", "results", "links"])
+    tasks = ["site", "refresh", "retrain", "seeds", "results", "links"]
+    parser.add_argument("task", choices=tasks)
     parser.add_argument("arguments", nargs="*")
-    arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    if arguments.task == "site":
+    parser.add_argument("--again", action="store_true", help="measure recorded seeds again")
+    given = parser.parse_args()
+    if given.task == "site":
         site()
-    elif arguments.task == "refresh":
-        refresh(arguments.arguments)
-    elif arguments.task == "retrain":
-        retrain(arguments.arguments)
-    elif arguments.task == "results":
+    elif given.task == "refresh":
+        refresh(given.arguments)
+    elif given.task == "retrain":
+        retrain(given.arguments)
+    elif given.task == "seeds":
+        measure_seeds(given.arguments, given.again)
+    elif given.task == "results":
         print(results())
     else:
-        links("".join(arguments.arguments))
+        links("".join(given.arguments))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")
