@@ -1,29 +1,50 @@
-"""The definitions and saved models of 04_convolutional, against NumPy written out by hand."""
+"""The definitions, tables and saved models of 04_convolutional, against NumPy written by hand."""
 
 import functools
-import itertools
+import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, definitions
+from conftest import ROOT, definitions, read_notebook
 from scipy.special import expit
-from sklearn.decomposition import PCA
 
-from ae_keras import modelfile
+from ae_keras import metrics, modelfile, taught
 
 PATH = ROOT / "notebooks" / "04_convolutional.ipynb"
-MODELS = {  # file → name in the notebook
+MODELS = {  # file → name on the page
     "04_convolutional": "autoencoder",
     "04_convolutional-classic": "classic",
     "04_convolutional-dense": "dense",
 }
+ROWS = {"dense": "dense", "convolutional": "autoencoder", "classic": "classic"}
 
 
 @pytest.fixture(scope="module")
 def page():
     return definitions(
-        PATH, "classic", "dense", "autoencoder", "three_operations", "checkerboard", "enlarge"
+        PATH,
+        *MODELS.values(),
+        *("patch", "convolve", "feature_map", "three_operations", "enlarge_flat", "checkerboard"),
+        *("moved", "emptiest_borders"),
+        join=taught.join,
     )
+
+
+@pytest.fixture(scope="module")
+def mnist(datasets):
+    """x_train, x_valid, x_test as the page splits them."""
+    if "mnist" not in datasets:
+        pytest.skip("MNIST is not at hand")
+    (x, _), (x_test, _), _ = datasets["mnist"]
+    return x[:55_000], x[55_000:], x_test
+
+
+@pytest.fixture(scope="module")
+def trained(page):
+    """The page's models by name, with MNIST's weights."""
+    for name, variable in MODELS.items():
+        modelfile.set_weights(page[variable], saved_model("mnist", name), name)
+    return {row: page[variable] for row, variable in ROWS.items()}
 
 
 def convolve(x, kernel, bias, stride=1, padding="same"):
@@ -89,32 +110,76 @@ def saved_model(dataset, name):
     return modelfile.read(ROOT / "saved_models" / dataset / f"{name}.h5")
 
 
-def copy_of(dataset, name, x):
-    weights = saved_model(dataset, name).weights
-    return np.concatenate([by_hand(name, weights, part) for part in np.array_split(x, 5)])
+def through_pca(x_train, x, components, clip=True):
+    """Project on the eigenvectors of the training images' covariance."""
+    mean = x_train.reshape(-1, 784).mean(axis=0)
+    centred = x_train.reshape(-1, 784) - mean
+    vectors = np.linalg.eigh(centred.T @ centred)[1][:, -components:]
+    flat = (x.reshape(-1, 784) - mean) @ vectors @ vectors.T + mean
+    return (np.clip(flat, 0, 1) if clip else flat).reshape(x.shape)
 
 
 def mse(x, x_hat):
     return np.mean(np.square(x - x_hat), dtype=np.float64)
 
 
-def through_pca(x_train, x):
-    pca = PCA(128, random_state=0).fit(x_train.reshape(-1, 784))
-    return pca.inverse_transform(pca.transform(x.reshape(-1, 784))).reshape(x.shape)
+def table(path, words):
+    """Return the stored table of the code cell that contains `words`: row → column → text."""
+    (cell,) = [c for c in read_notebook(path).cells if c.cell_type == "code" and words in c.source]
+    (text,) = [
+        o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})
+    ]
+    head, _, *lines = [
+        [part.strip() for part in line.strip("|").split(" | ")] for line in text.splitlines()
+    ]
+    return {row: dict(zip(head[1:], cells, strict=True)) for row, *cells in lines}
+
+
+def number(text):
+    """Return the first number of a cell such as "0.0012 ± 0.0000"."""
+    return float(re.match(r"[\d.]+", text).group())
+
+
+def prose(path):
+    cells = [c.source for c in read_notebook(path).cells if c.cell_type == "markdown"]
+    return " ".join(" ".join(cells).split())
+
+
+class Recorder:
+    """Stands for `plots`: keeps what it is asked to draw."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+def drawn_by(path, words, **scope):
+    """Run the code cell that contains `words`, and return the calls of `plots` that it makes."""
+    (cell,) = [c for c in read_notebook(path).cells if c.cell_type == "code" and words in c.source]
+    scope = {"np": np, "metrics": metrics, "plots": Recorder(), **scope}
+    exec(cell.source, scope)
+    return scope["plots"].calls
 
 
 def test_shapes_and_parameters(page):
     classic, dense, autoencoder = page["classic"], page["dense"], page["autoencoder"]
     assert page["classic_encoder"].output_shape == (None, 4, 4, 8) and 4 * 4 * 8 == 128
     assert page["encoder"].output_shape == page["decoder"].input_shape == (None, 128)
+    assert page["dense_encoder"].output_shape == (None, 128)
     for model in (classic, dense, autoencoder):
         assert model.output_shape == model.input_shape == (None, 28, 28, 1)
-    assert classic.count_params() == 4_385
-    assert dense.count_params() == 840_872
-    assert autoencoder.count_params() == 844_673
-    pairs = itertools.pairwise([784, 128, 64, 32, 64, 128, 784])
-    assert sum((a + 1) * b for a, b in pairs) == 222_384  # 03_deep
+    counts = {"classic": 4_385, "dense": 840_872, "convolutional": 844_673}
+    assert {name: page[v].count_params() for name, v in ROWS.items()} == counts
+    stored = table(PATH, '"parameters"')
+    assert {name: row["parameters"] for name, row in stored.items()} == {
+        name: f"{count:,}" for name, count in counts.items()
+    }
+    assert (counts["convolutional"] - counts["dense"]) / counts["convolutional"] < 0.005
     assert (784 + 1) * 784 == 615_440
+    second = [layer for layer in page["encoder"].layers if layer.name.startswith("conv2d")]
+    assert [layer.count_params() for layer in second] == [18_496]  # question 2
 
 
 def test_autoencoder_is_decoder_of_encoder(page):
@@ -122,6 +187,34 @@ def test_autoencoder_is_decoder_of_encoder(page):
     parts = page["decoder"](page["encoder"](x))
     np.testing.assert_allclose(page["autoencoder"](x), parts, atol=1e-6)
     assert np.min(page["encoder"](x)) < 0  # a linear code
+
+
+def test_worked_example(page):
+    np.testing.assert_array_equal(page["feature_map"], [[2, 2, 0, 0], [3, 3, 0, 0], [2, 2, 0, 0]])
+    x, k = np.random.default_rng(0).normal(size=(2, 7, 7))
+    k = k[:3, :3]
+    by_windows = relu(convolve(x[None, :, :, None], k[:, :, None, None], -0.3, padding="valid"))
+    np.testing.assert_allclose(page["convolve"](x, k, -0.3), by_windows[0, :, :, 0])
+    assert np.any(page["convolve"](x, k, -0.3) == 0)
+    np.testing.assert_array_equal(
+        page["convolve"](np.ones((5, 5)), page["kernel"]), 0
+    )  # question 1
+
+
+def test_the_window_drawn_is_the_one_computed_by_hand(page):
+    (cell,) = [c.source for c in read_notebook(PATH).cells if "One window, one number" in c.source]
+    (window,) = re.findall(r"axes\[0\], patch, .*window=\((\d), (\d), 3\)", cell)
+    (target,) = re.findall(r"feature_map, .*window=\((\d), (\d), 1\)", cell)
+    assert window == target  # without padding, a window's corner is its place in the map
+    row, column = map(int, window)
+    np.testing.assert_array_equal(
+        page["patch"][row : row + 3, column : column + 3], [[0, 0, 1]] * 3
+    )
+    assert page["feature_map"][row, column] == 3
+    np.testing.assert_array_equal(
+        page["patch"][row : row + 3, column + 2 : column + 5], [[1, 1, 0]] * 3
+    )
+    assert page["feature_map"][row, column + 2] == 0
 
 
 def test_three_operations(page):
@@ -137,13 +230,12 @@ def test_three_operations(page):
 
 
 def test_stamps_of_3_overlap_1_2_or_4_times_and_stamps_of_4_evenly(page):
-    flat = np.ones((1, 6, 6, 1), np.float32)
-    y = np.array(page["enlarge"](flat, "transposed, 3×3", "ones", 1))[0, 2:-2, 2:-2, 0]
-    np.testing.assert_array_equal(y[:2, :2], [[4, 2], [2, 1]])
-    np.testing.assert_array_equal(y, np.tile([[4, 2], [2, 1]], (4, 4)))
-    y = np.array(page["enlarge"](flat, "transposed, 4×4", "ones", 1))[0, 2:-2, 2:-2, 0]
-    np.testing.assert_array_equal(y, np.full((8, 8), 4))
-    y = np.array(page["enlarge"](flat, "up-sampling, 3×3", "glorot_uniform", 9))[0, 2:-2, 2:-2]
+    stamps = page["enlarge_flat"](1, "ones")
+    np.testing.assert_array_equal(
+        stamps["transposed, 3×3"][..., 0], np.tile([[4, 2], [2, 1]], (4, 4))
+    )
+    np.testing.assert_array_equal(stamps["transposed, 4×4"], np.full((8, 8, 1), 4))
+    y = page["enlarge_flat"](9, "glorot_uniform")["up-sampling, then 3×3"]
     np.testing.assert_allclose(y, np.broadcast_to(y[0, 0], y.shape), atol=1e-6)
 
 
@@ -152,63 +244,168 @@ def test_checkerboard_measures_what_alternates(page):
     assert checkerboard(np.full((3, 8, 8), 0.7)) == pytest.approx(0)
     stripes = np.tile([0.0, 2.0], (2, 8, 4))  # mean 1, and 1 up and down around it
     assert checkerboard(stripes) == pytest.approx(1 / 2)
-    assert checkerboard(np.tile([[4, 2], [2, 1]], (1, 4, 4))) == pytest.approx(0.19)
+    assert checkerboard(np.tile([[4, 2], [2, 1]], (1, 4, 4))) == pytest.approx(1.1875 / 6.25)
     wide = np.tile([0.0, 0.0, 2.0, 2.0], (2, 8, 2))
     assert checkerboard(wide) == pytest.approx(0)
     assert checkerboard(wide, 4) == pytest.approx(1 / 2)
+    mixed = np.concatenate([stripes[:1], np.ones((1, 8, 8))])  # energies 2 and 1, of which 1
+    assert checkerboard(mixed) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("kernel", [3, 4])
-def test_random_kernels_alternate_alike_whatever_their_size(page, kernel):
-    flat = np.ones((1, 8, 8, 1), np.float32)
-    y = np.array(page["enlarge"](flat, f"transposed, {kernel}×{kernel}", "glorot_uniform", 3000))
-    share = page["checkerboard"](y[0, 2:-2, 2:-2].transpose(2, 0, 1))
-    assert share == pytest.approx(0.75, abs=0.02)  # 3/4 of the energy for independent weights
+def test_random_kernels_alternate_alike_whatever_their_size(page):
+    stored = table(PATH, "all weights 1")
+    equal = [row["all weights 1"] for row in stored.values()]
+    random = [row["random"] for row in stored.values()]
+    assert (equal, random[0]) == (["0%", "19%", "0%"], "0%")
+    y = page["enlarge_flat"](3000, "glorot_uniform")
+    for way, text in zip(list(stored)[1:], random[1:], strict=True):
+        share = page["checkerboard"](y[way].transpose(2, 0, 1))
+        assert share == pytest.approx(0.75, abs=0.02)  # 3/4 of the energy for independent weights
+        assert float(text.rstrip("%")) / 100 == pytest.approx(0.75, abs=0.02)
+
+
+def test_moves(page):
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    x[0, 10, 12] = 1
+    at = [tuple(np.argwhere(image[..., 0])[0]) for image in page["moved"](x, 2)]
+    assert sorted(at) == [(8, 12), (10, 10), (10, 14), (12, 12)]
+    np.testing.assert_array_equal(page["moved"](x, 0), np.repeat(x, 4, axis=0))
+    images = np.zeros((30, 28, 28, 1), np.float32)
+    images[:, 3, 10] = np.linspace(1, 0.5, 30)[:, None]  # ink at the border, less and less
+    for n, place in {7: (4, 4), 5: (23, 23), 20: (23, 4)}.items():
+        images[n] = 0
+        images[n][place] = 1
+    np.testing.assert_array_equal(page["emptiest_borders"](images), images[[5, 7, 20]])
+    for place in ((3, 10), (10, 3), (24, 10), (10, 24)):  # all four sides are border
+        images[5] = 0
+        images[5][place] = 0.1
+        np.testing.assert_array_equal(page["emptiest_borders"](images), images[[7, 20, 5]])
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_weights_reach_the_saved_figures(page, datasets, dataset, name):
-    """Keras computes what NumPy does from the file, and over all test images it is the figure."""
+def test_saved_weights_reach_the_saved_metrics(page, datasets, dataset, name):
+    """Keras computes what NumPy does from the file, and over the test images it is the metric."""
     if dataset not in datasets:
         pytest.skip("MNIST is not at hand")
-    (_, _), (x, _), _ = datasets[dataset]
+    x = datasets[dataset][1][0]
     model = page[MODELS[name]]
     modelfile.set_weights(model, saved_model(dataset, name), name)
     x_hat = model.predict(x, batch_size=500, verbose=0)
-    np.testing.assert_allclose(x_hat[:250], copy_of(dataset, name, x[:250]), atol=1e-4)
-    x_hat = np.clip(x_hat.astype(np.float64), 1e-7, 1 - 1e-7)
+    few = by_hand(name, saved_model(dataset, name).weights, x[:100])
+    np.testing.assert_allclose(x_hat[:100], few, atol=1e-4)
     held_out = saved_model(dataset, name).facts["held_out"]
     assert held_out["mse"] == pytest.approx(mse(x, x_hat), abs=1e-6)
+    x_hat = np.clip(x_hat.astype(np.float64), 1e-7, 1 - 1e-7)
     bce = -np.mean(x * np.log(x_hat) + (1 - x) * np.log1p(-x_hat), dtype=np.float64)
     assert held_out["bce"] == pytest.approx(bce, abs=2e-5)
 
 
-def test_the_claim(datasets):
-    """A third of PCA's error, less than a dense network's, cheaper to move; the classic loses."""
-    if "mnist" not in datasets:
-        pytest.skip("MNIST is not at hand")
-    (x_train, _), (x_test, _), _ = datasets["mnist"]
+def test_table_of_test_errors(mnist):
+    """PCA learns from the 55,000 training images and is clipped; networks are as in their files."""
+    x_train, _, x_test = mnist
+    stored = table(PATH, "perfect copy")
+    x_pca = through_pca(x_train, x_test, 128)
+    assert stored["PCA, 128"]["MSE"] == f"{mse(x_test, x_pca):.4f}" == "0.0034"
+    assert number(stored["PCA, 128"]["BCE"]) == pytest.approx(metrics.bce(x_test, x_pca), abs=2e-4)
+    mean = np.broadcast_to(x_train.mean(axis=0), x_test.shape)
+    assert stored["mean image, 0"]["MSE"] == f"{mse(x_test, mean):.4f}"
+    assert stored["perfect copy, 784"] == {
+        "BCE": f"{metrics.bce(x_test, x_test):.4f}",
+        "MSE": "0.0000",
+    }
+    names = {"classic": "-classic", "dense": "-dense", "convolutional": ""}
+    for row, variant in names.items():
+        held_out = saved_model("mnist", f"04_convolutional{variant}").facts["held_out"]
+        for column in ("BCE", "MSE"):  # a row over seeds states their mean
+            value = number(stored[f"{row}, 128"][column])
+            tolerance = 1e-4 if row == "classic" else 6e-4
+            assert value == pytest.approx(held_out[column.lower()], abs=tolerance)
+    twins = table(PATH, "over_seeds(")
+    for row in ("dense, 128", "convolutional, 128"):
+        assert stored[row] == twins[row]
+
+
+def test_the_claim(mnist):
     error = {name: saved_model("mnist", name).facts["held_out"]["mse"] for name in MODELS}
-    pca = mse(x_test, through_pca(x_train[::6], x_test))
+    pca = mse(mnist[2], through_pca(mnist[0], mnist[2], 128))
     assert error["04_convolutional"] <= 0.0015
-    assert error["04_convolutional"] < pca / 3
+    assert error["04_convolutional"] < pca / 2
     assert error["04_convolutional"] < error["04_convolutional-dense"]
     assert error["04_convolutional-classic"] > pca
-    some = x_test[:250]
-    for pixels in (1, 2):
-        factors = []
-        for name in ("04_convolutional", "04_convolutional-dense"):
-            moved = [np.roll(some, pixels * sign, axis=axis) for sign in (1, -1) for axis in (1, 2)]
-            errors = [mse(x, copy_of("mnist", name, x)) for x in moved]
-            factors.append(np.mean(errors) / mse(some, copy_of("mnist", name, some)))
-        assert factors[0] < 0.97 * factors[1]
+    twins = table(PATH, "over_seeds(")
+    parts = {row: [number(t) for t in twins[row]["MSE"].split(" ± ")] for row in twins}
+    if all(len(part) == 2 for part in parts.values()):  # over seeds: further apart than they spread
+        (dense, sd_dense), (conv, sd_conv) = parts["dense, 128"], parts["convolutional, 128"]
+        assert conv + sd_conv < dense - sd_dense
 
 
-def test_training_left_no_checkerboard(page, datasets):
-    if "mnist" not in datasets:
-        pytest.skip("MNIST is not at hand")
-    x = datasets["mnist"][1][0][:1000]
-    x_hat = copy_of("mnist", "04_convolutional", x)
+def test_prose_agrees_with_the_tables(page, mnist):
+    text, stored = prose(PATH), table(PATH, "perfect copy")
+    assert f"PCA {stored['PCA, 128']['MSE']}." in text
+    moved = table(PATH, "free = emptiest_borders")
+    failure = text.partition("**A failure.**")[2].partition("Which model")[0]
+    for row in ("PCA", "dense", "convolutional"):
+        assert moved[row]["by 4"] in failure
+    free = page["emptiest_borders"](mnist[2])
+    assert len(free) == 1000  # as the table's line says
+    assert free.sum() == pytest.approx(free[:, 4:-4, 4:-4].sum())
+
+
+def test_table_of_moved_digits(page, trained, mnist):
+    x_train, _, x_test = mnist
+    border = x_test.copy()
+    border[:, 4:24, 4:24] = 0
+    x = x_test[border.max(axis=(1, 2, 3)) == 0][:1000]
+    stored = table(PATH, "free = emptiest_borders")
+    assert list(stored) == ["PCA", "classic", "dense", "convolutional"]
+    for column, n in (("not moved", 0), ("by 2", 2), ("by 4", 4)):
+        padded = np.pad(x, ((0, 0), (n, n), (n, n), (0, 0)))
+        corners = [(2 * n, n), (0, n), (n, 2 * n), (n, 0)]
+        sets = np.concatenate([padded[:, i : i + 28, j : j + 28] for i, j in corners])
+        errors = {"PCA": mse(sets, through_pca(x_train, sets, 128))}
+        for name in ("dense", "convolutional"):
+            errors[name] = mse(sets, trained[name].predict(sets, batch_size=1000, verbose=0))
+        for name, error in errors.items():
+            assert number(stored[name][column]) == pytest.approx(error, abs=6e-5), (name, column)
+
+
+def test_training_left_no_checkerboard(page, trained, mnist):
+    x = mnist[1][:1000]
+    x_hat = trained["convolutional"].predict(x, batch_size=500, verbose=0)
     for stride in (2, 4):
         assert page["checkerboard"](x_hat, stride) < 1.1 * page["checkerboard"](x, stride)
+
+
+def test_picture_shows_validation_digits_and_what_each_method_makes_of_them():
+    x_valid = np.random.default_rng(0).random((20, 28, 28, 1))
+    ways = {"PCA": 0.9, "classic": 0.5, "dense": 0.7, "convolutional": 0.8}
+
+    def reconstruct(x):
+        return {name: factor * x for name, factor in ways.items()}
+
+    ((kind, (rows, title), _),) = drawn_by(
+        PATH, 'rows = {"input": x_valid[:7]}', x_valid=x_valid, reconstruct=reconstruct
+    )
+    assert kind == "image_rows"
+    assert list(rows) == ["input", *ways]
+    np.testing.assert_array_equal(rows["input"], x_valid[:7])
+    for name, factor in ways.items():
+        np.testing.assert_allclose(rows[name], factor * x_valid[:7])
+        assert f"{mse(x_valid, factor * x_valid):.4f} ({name})" in title
+    assert "20 validation images" in title
+
+
+def test_feature_maps_are_those_of_the_kernels_shown(page):
+    import keras
+
+    x_valid = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
+    scope = {"encoder": page["encoder"], "x_valid": x_valid, "keras": keras}
+    ((_, (kernels, _), _),) = drawn_by(PATH, "learned = first", **scope)
+    weights, bias = page["encoder"].get_layer("first").get_weights()
+    np.testing.assert_array_equal(kernels, np.moveaxis(weights[:, :, 0], 2, 0))
+    first = page["encoder"].get_layer("first")
+    ((_, (maps, title), _),) = drawn_by(PATH, "maps_of =", first=first, **scope)
+    expected = relu(convolve(x_valid[1:2], weights, bias, stride=2))[0]
+    np.testing.assert_allclose(maps, expected.transpose(2, 0, 1), atol=1e-5)
+    assert f"; {np.sum(expected.max(axis=(0, 1)) == 0)} of 32" in title
