@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from ae_keras import data
+from ae_keras import data, seeds
 from ae_keras.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -130,3 +130,11 @@ def numpy_lstm(layer, x, h=None, c=None):
 
 def _sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def recorded(key):
+    """Return what `make seeds` recorded of a table on MNIST; skip the test if there is nothing."""
+    path = ROOT / "saved_models" / "mnist" / f"{key}.seeds.json"
+    if not path.is_file():
+        pytest.skip(f"no seeds are recorded: make seeds NB={key.partition('-')[0]}")
+    return seeds.read(path)
