@@ -167,13 +167,16 @@ def test_two_processes_download_at_once(server, kept):
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # bytes: text turns \r into \n
     processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    outputs = []
     for process in processes:
         output, errors = (said.decode() for said in process.communicate())
+        outputs.append(output)
         assert "B/s" not in errors
-        assert f"/{len(server.good) / 1000:.1f}k" in output  # the bar, while it is there
         assert rendered(output) == [
             "Dataset: mnist – 90 training and 30 test images (SHA-256 verified)",
             "mnist",
         ]
+    # the bar, while it is there; a process that comes late finds the other's file, and shows none
+    assert any(f"/{len(server.good) / 1000:.1f}k" in output for output in outputs)
     assert kept.read_bytes() == server.good
     assert [file.name for file in kept.parent.iterdir()] == ["mnist.npz"]
