@@ -72,11 +72,10 @@ def add(key, dataset, seed, record):
     records = _read_or_empty(key, dataset)
     if seed == 0 and records and not _belongs(records.get("0"), record):
         records = {}
-    versions = {"keras": keras.__version__}
     records[str(seed)] = {
         "rows": _checked(record["rows"]),
         "fingerprints": record["fingerprints"],
-        **versions,
+        "keras": keras.__version__,
     }
     records = dict(sorted(records.items(), key=lambda item: int(item[0])))
     body = {"format": FORMAT, "key": key, "dataset": dataset, "seeds": records}
