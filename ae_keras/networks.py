@@ -63,7 +63,8 @@ def network(model, title):
     smallest = _code_size(blocks)
     for block in blocks:
         for parent in block.parents:
-            _draw_arrow(axis, places[id(blocks[parent])], places[id(block)])
+            ends = [(*places[id(b)], *_extent(b, largest)) for b in (blocks[parent], block)]
+            _draw_arrow(axis, *ends)
     for block in blocks:
         _draw_block(axis, block, places[id(block)], largest, block.size == smallest)
     return figure
@@ -154,32 +155,54 @@ def _draw_block(axis, block, place, largest, is_code):
     x, y = place
     color = COLORS["code"] if is_code else COLORS["network"] if block.parents else COLORS["data"]
     style = {"facecolor": color, "edgecolor": "white", "linewidth": 0.8}
+    half_width, half_height = _extent(block, largest)
     shape = [n or 1 for n in block.shape]
     if len(shape) == 3:  # a pile of maps
-        side = 0.16 + 0.6 * min(1, np.sqrt(shape[0] * shape[1]) / 28)
-        count = min(shape[2], 2 + int(np.log2(shape[2])))
+        side, count = _pile(shape)
         for n in range(count):
             shift = 0.05 * (n - (count - 1) / 2)
             corner = (x - side / 2 - shift, y - side / 2 + shift)
             axis.add_patch(Rectangle(corner, side, side, **style))
-        top = y + side / 2 + 0.025 * count
     else:
         bars = min(shape[0], 8) if len(shape) == 2 else 1
-        height = max(0.1, 1.7 * np.sqrt(shape[-1] / (largest if bars == 1 else max(shape))))
-        height = min(height, 1.7)
-        width = 0.16 if bars == 1 else 0.7 / bars
+        width = 2 * half_width / bars
         for n in range(bars):
-            corner = (x + (n - bars / 2) * width, y - height / 2)
-            axis.add_patch(Rectangle(corner, width * 0.9, height, **style))
-        top = y + height / 2
+            corner = (x + (n - bars / 2) * width, y - half_height)
+            axis.add_patch(Rectangle(corner, width * 0.9, 2 * half_height, **style))
     name = "×".join("n" if n is None else str(n) for n in block.shape)
-    axis.text(x, top + 0.06, name, ha="center", va="bottom", fontsize=9, weight="bold")
+    axis.text(x, y + half_height + 0.06, name, ha="center", va="bottom", fontsize=9, weight="bold")
     axis.text(x, y - 0.92, block.label, ha="center", va="top", fontsize=8, linespacing=1.05)
 
 
+def _extent(block, largest):
+    """Return half the width and half the height of a block's drawing."""
+    shape = [n or 1 for n in block.shape]
+    if len(shape) == 3:
+        side, count = _pile(shape)
+        return side / 2 + 0.025 * (count - 1), side / 2 + 0.025 * count
+    bars = min(shape[0], 8) if len(shape) == 2 else 1
+    height = 1.7 * np.sqrt(shape[-1] / (largest if bars == 1 else max(shape)))
+    return 0.08 if bars == 1 else 0.35, np.clip(height, 0.1, 1.7) / 2
+
+
+def _pile(shape):
+    """Return the side of one map of a pile, and how many maps are drawn."""
+    side = 0.16 + 0.6 * min(1, np.sqrt(shape[0] * shape[1]) / 28)
+    return side, min(shape[2], 2 + int(np.log2(shape[2])))
+
+
 def _draw_arrow(axis, start, end):
-    style = {"arrowstyle": "-|>", "color": "#888888", "lw": 1, "shrinkA": 20, "shrinkB": 20}
-    axis.annotate("", end, start, arrowprops=style, zorder=0)
+    """Draw an arrow between two blocks, each given as (x, y, half width, half height)."""
+    style = {"arrowstyle": "-|>", "color": "#888888", "lw": 1, "shrinkA": 0, "shrinkB": 0}
+    (x, y, width, height), (x_end, y_end, width_end, height_end) = start, end
+    if x_end - x > 1 and y == y_end:  # a skip connection: over the blocks in between
+        top = y + 0.8 + 0.03 * (x_end - x)  # longer ones run higher
+        sides = [x, x, x_end], [y + height + 0.3, top, top]
+        axis.plot(*sides, color=style["color"], lw=1, zorder=0)
+        axis.annotate("", (x_end, y_end + height_end + 0.3), (x_end, top), arrowprops=style)
+    else:
+        left, right = x + width + 0.04, x_end - width_end - 0.04
+        axis.annotate("", (right, y_end), (left, y), arrowprops=style)
 
 
 def _draw_frames(axis, blocks, places):

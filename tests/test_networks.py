@@ -110,3 +110,23 @@ def test_what_is_no_network_is_refused():
         plots.network(keras.Sequential([layers.Dense(3)]), "title")
     with pytest.raises(ArgumentError):
         plots.network(np.zeros(3), "title")
+
+
+def test_a_skip_connection_runs_over_the_blocks_in_between():
+    """Every arrow ends between two blocks, and one line passes above those that are skipped."""
+    image = keras.Input((8, 8, 4))
+    features = layers.Conv2D(4, 3, padding="same")(image)
+    features = layers.Conv2D(4, 3, padding="same")(features)
+    figure = plots.network(keras.Model(image, layers.Add()([features, image])), "skip")
+    (axis,) = figure.axes
+    (over,) = axis.lines
+    x, y = over.get_data()
+    assert list(x) == [0, 0, 3]
+    heights = [patch.get_y() + patch.get_height() for patch in axis.patches]
+    assert max(y) > max(heights)
+    heads = [note.xy for note in axis.texts if getattr(note, "arrow_patch", None)]
+    edges = sorted({patch.get_x() for patch in axis.patches})
+    for head_x, head_y in heads:
+        if head_y == 0:  # from neighbour to neighbour: it ends before the next block begins
+            assert min(edge - head_x for edge in edges if edge > head_x) < 0.1
+    assert len(heads) == 4
