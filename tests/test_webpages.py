@@ -1,8 +1,11 @@
 """The site: pages that need no network, with links that lead somewhere."""
 
+import base64
+import io
 import re
 
 import nbformat
+import PIL.Image
 import pytest
 import webpages
 from conftest import NOTEBOOKS, read_notebook
@@ -54,6 +57,17 @@ def test_every_formula_of_the_notebooks_can_be_drawn(path):
             for part in webpages.CODE.split(cell.source)[::2]:
                 for match in webpages.FORMULA.finditer(part):
                     assert "<img" in webpages._drawn(match), match[0]
+
+
+@pytest.mark.parametrize("width, wide", [(400, False), (1200, True)])
+def test_a_wide_figure_is_scrolled_on_a_phone(width, wide):
+    png = io.BytesIO()
+    PIL.Image.new("RGB", (width, 50)).save(png, "PNG")
+    data = {"image/png": base64.b64encode(png.getvalue()).decode()}
+    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data)])
+    page = webpages.page(nbformat.v4.new_notebook(cells=[cell]), "01 · One")
+    assert bool(re.search(r'<img [^>]*class="wide"', page)) == wide
+    assert re.search(r"max-width: 40rem.*?img\.wide \{ max-width: none", page, re.S)
 
 
 def test_the_index_says_which_dataset_it_shows():

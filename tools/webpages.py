@@ -21,6 +21,8 @@ DIALECT = {  # TeX → what matplotlib knows of it
     r"\\underbrace(\{.*?\})_\{\\text\{[^}]*\}\}": r"\1",
 }
 SIZE = 10.5  # points to an em, by eye: letters as large as the text's
+PICTURE = re.compile(r'<img (?=[^>]*src="data:image/png;base64,([\w+/]{32}))')
+WIDE = 800  # pixels; on a phone a wider figure is scrolled, so that its words can be read
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+(?:\n[^$\n]+)?)\$", re.S)
 
 
@@ -39,6 +41,7 @@ def page(notebook, title, previous=None, following=None):
     text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     text = re.sub(r'<script[^>]* src="https?:[^>]*>\s*</script>', "", text)  # widgets, formulas
     text = re.sub(r'(href="[\w./-]*?\d\d[a-z]?_\w+)\.ipynb(?=["#])', r"\1.html", text)
+    text = PICTURE.sub(_mark_if_wide, text)
     links = ['<a href="index.html">All pages</a>']
     for neighbour, arrow in ((previous, "← {}"), (following, "{} →")):
         if neighbour:
@@ -46,6 +49,11 @@ def page(notebook, title, previous=None, following=None):
             links.append(f'<a href="{neighbour[0]}.html">{name}</a>')
     text = text.replace("</head>", f"<style>{STYLE}</style></head>", 1)
     return re.sub("(<body[^>]*>)", rf"\1<nav>{' · '.join(links)}</nav>", text, count=1)
+
+
+def _mark_if_wide(match):
+    width = int.from_bytes(base64.b64decode(match[1])[16:20], "big")  # PNG, after IHDR
+    return match[0] + ('class="wide" ' if width > WIDE else "")
 
 
 def index(cards, dataset):
