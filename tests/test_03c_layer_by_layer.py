@@ -1,12 +1,14 @@
 """The stages of 03c_layer_by_layer: what learns, what is frozen, equal budgets, true tables."""
 
 import itertools
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, definitions, read_notebook, recorded
 
-from ae_keras import modelfile
+from ae_keras import fingerprint, metrics, modelfile, plots
 
 PATH = ROOT / "notebooks" / "03c_layer_by_layer.ipynb"
 KEY = "03c_layer_by_layer"
@@ -66,8 +68,6 @@ def test_stages_share_their_layers_and_compute_the_formula(page):
 
 def test_the_network_is_that_of_03(page):
     """Same layers, activations and initial distributions."""
-    from ae_keras import fingerprint
-
     deep = definitions(ROOT / "notebooks" / "03_deep.ipynb", "encoder", "decoder")
 
     def dense(layers):
@@ -85,8 +85,6 @@ def test_both_ways_had_the_same_budget_and_no_validation_image(datasets, dataset
     facts = {name: saved(name, dataset).facts for name in [*STAGES, KEY, f"{KEY}-direct"]}
     epochs = {name: len(fact["history"]["loss"]) for name, fact in facts.items()}
     assert [*epochs.values()] == [3, 3, 3, 9, 18]
-    from ae_keras import fingerprint
-
     x = datasets[dataset][0][0]
     x_train = fingerprint.describe(x[: len(x) * 11 // 12])
     for fact in facts.values():
@@ -151,3 +149,176 @@ def test_the_claim_was_measured_over_five_seeds():
     if len(records) < 5:
         pytest.skip(f"only seeds {', '.join(records)} are recorded: `make seeds NB={KEY}`")
     assert list(records) == ["0", "1", "2", "3", "4"]
+
+
+# What the page trains and shows, with stand-ins
+
+
+class Recorder:
+    """Stands for `plots`: keeps what it is asked to draw."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+class Trainings:
+    """Stands for `cache`: keeps recipe and weights, and changes the weights that may learn."""
+
+    def __init__(self):
+        self.recipes, self.starts, self.ends = {}, {}, {}
+
+    def fit_or_load(self, model, name, x, y, *, dataset, held_out=None, **arguments):
+        self.recipes[name] = fingerprint.recipe(model, x, y, held_out, arguments)
+        self.starts[name] = matrices(model)
+        for weight in model.trainable_weights:
+            weight.assign(3 * weight)
+        self.ends[name] = matrices(model)
+        return name
+
+
+def matrices(model):
+    return {layer.name: layer.get_weights()[0] for layer in model.layers if layer.get_weights()}
+
+
+def run(words, scope):
+    """Run the one code cell that contains `words`, and return what it asks `plots` to draw."""
+    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
+    scope.setdefault("plots", Recorder())
+    scope["plots"].__dict__["calls"] = []
+    scope |= {"np": np, "keras": keras, "metrics": metrics}
+    exec(cell.source, scope)
+    return scope["plots"].calls
+
+
+@pytest.fixture
+def sets():
+    """Different images, of a different number, for each of the page's sets."""
+    random = np.random.default_rng(0)
+    sizes = {"x_train": 128 * 4, "x_valid": 30, "x_test": 20}
+    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
+
+
+@pytest.fixture
+def trained(sets):
+    """The variables of the page after its trainings, which change what may learn."""
+    scope = {"cache": Trainings(), "dataset": "x", "seed": 7, **sets}
+    for words in ("def new_layers", "def build_stage", "def train(", "runs = {}"):
+        run(words, scope)
+    run("greedy = stack(", scope)
+    run("direct = stack(", scope)
+    return scope
+
+
+def test_the_page_trains_what_was_shipped(sets, trained):
+    """Data, budget, layers and what is frozen are those of the files; the rates fall to the end."""
+    data = {key: fingerprint.describe(x) for key, x in sets.items()}
+    names = [*STAGES, KEY, f"{KEY}-direct"]
+    assert list(trained["cache"].recipes) == list(trained["runs"].values()) == names
+    steps = ["stage 1", "stage 2", "stage 3", "fine-tuning", "direct"]
+    assert list(trained["runs"]) == steps
+    own = {"data.x", "data.y", "seed", "optimizer.learning_rate.decay_steps"}
+    own |= {f"{key}[{n}]" for key in ("data.held_out", "validation_data") for n in (0, 1)}
+    for name, recipe in trained["cache"].recipes.items():
+        assert recipe["data"]["x"] == recipe["data"]["y"] == data["x_train"]
+        assert recipe["data"]["held_out"] == [data["x_test"]] * 2
+        assert recipe["validation_data"] == [data["x_valid"]] * 2
+        rate = recipe["optimizer"]["learning_rate"]
+        assert (recipe["seed"], rate["decay_steps"]) == (7, recipe["epochs"] * 512 // 128)
+        changed = fingerprint.differences(saved(name).facts["recipe"], recipe)
+        assert {line.split(":")[0] for line in changed} <= own
+
+
+def test_a_stage_goes_on_from_the_last_one_and_the_rival_starts_anew(sets, trained):
+    starts, ends = trained["cache"].starts, trained["cache"].ends
+    for before, after in itertools.pairwise([*STAGES, KEY]):
+        for layer, matrix in ends[before].items():
+            np.testing.assert_array_equal(starts[after][layer], matrix)
+    direct = starts[f"{KEY}-direct"]
+    for layer, matrix in direct.items():
+        assert not np.allclose(matrix, starts[KEY][layer])
+        assert not np.allclose(matrix, ends[KEY][layer])
+    greedy = {id(weight) for weight in trained["greedy"].weights}
+    assert not greedy & {id(weight) for weight in trained["direct"].weights}
+    run("direct = stack(", trained)  # from the same seed
+    for layer, matrix in trained["cache"].starts[f"{KEY}-direct"].items():
+        np.testing.assert_array_equal(matrix, direct[layer])
+
+
+def test_pre_trained_means_before_fine_tuning(sets, trained):
+    layers = trained["cache"].ends[STAGES[-1]].values()
+    weights = [part for w in layers for part in (w, np.zeros(w.shape[1]))]
+    before = network(weights, sets["x_valid"]).reshape(-1, 28, 28, 1)
+    np.testing.assert_allclose(trained["before"], before, atol=1e-3)
+    ((_, (rows, title), _),) = run('"pre-trained": before', trained)
+    after = trained["greedy"].predict(sets["x_valid"], verbose=0)
+    shown = {"input": sets["x_valid"], "pre-trained": before, "fine-tuned": after}
+    assert list(rows) == list(shown)
+    for name, images in shown.items():
+        np.testing.assert_allclose(rows[name], images[:12], atol=1e-3)
+    errors = [np.mean((sets["x_valid"] - x) ** 2) for x in (trained["before"], after)]
+    assert abs(errors[0] - errors[1]) > 1e-3
+    stated = "Validation MSE {:.4f} after pre-training, {:.4f} after fine-tuning"
+    assert title == stated.format(*errors)
+    ((_, (rows, _), _),) = run('"validation": x_valid', trained)
+    np.testing.assert_array_equal(rows["validation"], sets["x_valid"][:12])
+
+
+def test_the_drawing_colours_the_layers_that_learn(page):
+    """Blue are, in each stage, the layers that `build_stage` lets learn."""
+    scope = {"plots": plots}
+    run("stages = {", scope)
+    assert scope["sizes"] == SIZES
+    assert scope["figure"].get_suptitle().startswith("Blue layers learn, violet layers are frozen")
+    every = [*page["down"], *page["up"]]
+    for depth, axis in enumerate(scope["axes"], 1):
+        assert axis.get_title() == (f"stage {depth}" if depth < 4 else "fine-tuning")
+        used = page["build_stage"](depth).layers if depth < 4 else every
+        found = {}
+        for patch in axis.patches:
+            x = patch.get_xy()[:, 0]
+            found[int(x.min())] = np.asarray(patch.get_facecolor())
+        assert sorted(found) == [n for n, layer in enumerate(every) if layer in used]
+        for n, color in found.items():
+            learns = every[n].trainable or depth == 4
+            wanted = plots.COLORS["network" if learns else "rival"]
+            rgb = [int(wanted[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+            assert color[:3] == pytest.approx(rgb)
+
+
+def test_the_chart_sets_each_run_where_it_began():
+    curves = {"stage 1": [5.0, 4], "stage 2": [6.0, 3], "stage 3": [9.0], "fine-tuning": [2.0, 1]}
+    curves["direct"] = [8.0, 7, 6, 5, 4, 3, 2]
+    values = {name: {"val_bce": v, "bce": [0] * len(v)} for name, v in curves.items()}
+    runs = {name: SimpleNamespace(history=value) for name, value in values.items()}
+    scope = {"plots": plots, "runs": runs}
+    run("Validation BCE over 18 epochs", scope)
+    lines, texts = scope["axis"].lines, scope["axis"].texts
+    starts = {"stage 1": 1, "stage 2": 3, "stage 3": 5, "fine-tuning": 6, "direct": 1}
+    for line, text, (name, start) in zip(lines, texts, starts.items(), strict=True):
+        assert text.get_text() == name
+        assert line.get_ydata() == pytest.approx(curves[name])
+        assert list(line.get_xdata()) == [start + n for n in range(len(curves[name]))]
+        assert line.get_color() == plots.COLORS["rival" if name == "direct" else "network"]
+        assert text.xy in zip(line.get_xdata(), line.get_ydata(), strict=True)
+
+
+def test_rows_of_the_test_table_are_of_the_models_they_name(sets):
+    def times(factor):
+        return SimpleNamespace(predict=lambda x, **options: factor * x)
+
+    def over_seeds(key, dataset, rows, decimals):
+        assert (key, dataset) == (KEY, "x")
+        return rows
+
+    scope = {"greedy": times(0.5), "direct": times(0.6), "stage": times(0.7), "dataset": "x"}
+    scope["seeds"] = SimpleNamespace(over_seeds=over_seeds)
+    ((_, (rows,), _),) = run("comparison = {", scope | sets)
+    x = sets["x_test"]
+    factors = {"layer by layer, 9 + 9 epochs": 0.5, "direct, 18 epochs": 0.6}
+    assert list(rows) == list(factors)
+    for name, factor in factors.items():
+        expected = scores(x, factor * x.reshape(-1, 784))
+        assert [rows[name]["BCE"], rows[name]["MSE"]] == pytest.approx(expected, rel=1e-4)

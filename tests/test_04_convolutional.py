@@ -2,13 +2,17 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook
+from conftest import ROOT, definitions, read_notebook, recorded
+from matplotlib.patches import Rectangle
 from scipy.special import expit
+from sklearn.decomposition import PCA
 
-from ae_keras import metrics, modelfile, taught
+from ae_keras import fingerprint, metrics, modelfile, plots, taught
 
 PATH = ROOT / "notebooks" / "04_convolutional.ipynb"
 MODELS = {  # file → name on the page
@@ -397,8 +401,6 @@ def test_picture_shows_validation_digits_and_what_each_method_makes_of_them():
 
 
 def test_feature_maps_are_those_of_the_kernels_shown(page):
-    import keras
-
     x_valid = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
     scope = {"encoder": page["encoder"], "x_valid": x_valid, "keras": keras}
     ((_, (kernels, _), _),) = drawn_by(PATH, "learned = first", **scope)
@@ -409,3 +411,247 @@ def test_feature_maps_are_those_of_the_kernels_shown(page):
     expected = relu(convolve(x_valid[1:2], weights, bias, stride=2))[0]
     np.testing.assert_allclose(maps, expected.transpose(2, 0, 1), atol=1e-5)
     assert f"; {np.sum(expected.max(axis=(0, 1)) == 0)} of 32" in title
+
+
+# What the page trains and shows, with stand-ins for its models
+
+MODEL_ROWS = ("classic", "dense", "convolutional")
+MOVES = [(1, 0), (-1, 0), (0, 1), (0, -1)]  # down, up, right and left
+
+
+def times(factor):
+    """Stand for a model that multiplies images by a factor."""
+    return SimpleNamespace(predict=lambda x, **options: factor * x)
+
+
+def run_cell(words, scope):
+    """Run the one code cell that contains `words`, which fills `scope`."""
+    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
+    scope |= {"np": np, "keras": keras, "metrics": metrics}
+    exec(cell.source, scope)
+    return scope
+
+
+@pytest.fixture
+def sets():
+    """Different images, of a different number, for each of the page's sets."""
+    random = np.random.default_rng(0)
+    sizes = {"x_train": 128 * 4, "x_valid": 30, "x_test": 20}
+    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
+
+
+def test_the_numbers_drawn_are_those_computed():
+    """The grids show image, kernel and map in this order, and the stamps of each size."""
+    shown = {"patch": np.eye(5, 6), "kernel": np.eye(3) * 2, "feature_map": np.eye(3, 4) * 3}
+    scope = {"plots": plots, "Rectangle": Rectangle, **shown}
+    run_cell("One window, one number", scope)
+    for axis, (name, values) in zip(scope["axes"], shown.items(), strict=True):
+        assert axis.get_title().split()[-2] == {"patch": "x,", "kernel": "k,"}.get(name, "y,")
+        np.testing.assert_array_equal(axis.get_images()[0].get_array(), values)
+        texts = {text.get_position(): text.get_text() for text in axis.texts}
+        assert texts == {(c, r): f"{value:g}" for (r, c), value in np.ndenumerate(values)}
+    stamps = {f"transposed, {n}×{n}": np.full((8, 8, 1), n) + np.eye(8)[..., None] for n in (3, 4)}
+    scope["enlarge_flat"] = lambda filters, weights: stamps if weights == "ones" else None
+    for axis in run_cell("stamps = enlarge_flat", scope)["axes"]:
+        expected = stamps[axis.get_title()][:6, :6, 0]
+        np.testing.assert_array_equal(axis.get_images()[0].get_array(), expected)
+
+
+def test_the_map_by_hand_is_compared_with_keras(page, capsys):
+    for more in (0.0, 0.5):  # a wrong map is found
+        wrong = {"patch": page["patch"], "kernel": page["kernel"]}
+        run_cell("by_keras =", {"feature_map": page["feature_map"] + more, **wrong})
+        assert capsys.readouterr().out == f"largest difference to Keras: {more}\n"
+
+
+def test_the_four_kernels_do_what_the_title_says(page):
+    """On a bright rectangle: copy, left edges, upper edges, outlines, in this order."""
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    x[0, 10:18, 8:20] = 1
+    _, left, upper, outlines = np.array(page["three_operations"](x)["convolved"])[0].T
+    (rows, columns), (upper_rows, _) = (np.nonzero(m.T) for m in (left, upper))
+    assert set(columns) == {7, 8} and set(rows) == set(range(9, 19))
+    assert set(upper_rows) == {9, 10}
+    inner = np.zeros((28, 28), bool)
+    inner[11:17, 9:19] = True
+    np.testing.assert_array_equal(outlines.T > 0, (x[0, ..., 0] == 1) & ~inner)
+    maps = {"convolved": 5 * np.arange(1, 9).reshape(1, 2, 1, 4), "pooled": np.ones((1, 1, 1, 4))}
+
+    def three_operations(images):
+        np.testing.assert_array_equal(images, x_valid[1:2])
+        return maps
+
+    x_valid = np.random.default_rng(0).random((3, 28, 28, 1))
+    scope = {"three_operations": three_operations, "x_valid": x_valid, "x_train": x}
+    ((_, (rows, title), _),) = drawn_by(PATH, "each map from 0 to 1", **scope)
+    assert title.endswith("copy, left edges, upper edges, outlines")
+    assert list(rows) == list(maps)
+    for n in range(4):
+        np.testing.assert_allclose(rows["convolved"][n].ravel(), [(n + 1) / (n + 5), 1])
+
+
+def test_what_the_page_trains_is_what_was_shipped(page, sets):
+    """Each network by its name, on the right data, with the file's recipe, for equal epochs."""
+    recipes, trained = {}, {}
+
+    def fit_or_load(model, name, x, y, *, dataset, held_out, **arguments):
+        recipes[name] = fingerprint.recipe(model, x, y, held_out, arguments)
+        trained[name] = model
+        return name
+
+    scope = {"cache": SimpleNamespace(fit_or_load=fit_or_load), "dataset": "x", "seed": 7, **sets}
+    scope |= {name: page[name] for name in MODELS.values()}
+    for words in ("def train(", "histories = {", 'histories["classic"]'):
+        run_cell(words, scope)
+    assert trained == {name: page[variable] for name, variable in MODELS.items()}
+    assert {row: MODELS[name] for row, name in scope["histories"].items()} == ROWS
+    data = {key: fingerprint.describe(x) for key, x in sets.items()}
+    own = {"data.x", "data.y", "seed", "optimizer.learning_rate.decay_steps"}
+    own |= {f"{key}[{n}]" for key in ("data.held_out", "validation_data") for n in (0, 1)}
+    for name, recipe in recipes.items():
+        assert recipe["data"]["x"] == recipe["data"]["y"] == data["x_train"]
+        assert recipe["data"]["held_out"] == [data["x_test"]] * 2
+        assert recipe["validation_data"] == [data["x_valid"]] * 2
+        assert (recipe["seed"], recipe["epochs"], recipe["loss"]) == (7, 14, "binary_crossentropy")
+        rate = recipe["optimizer"]["learning_rate"]
+        assert rate["decay_steps"] == 14 * 512 // recipe["batch_size"]
+        changed = fingerprint.differences(saved_model("mnist", name).facts["recipe"], recipe)
+        assert {line.split(":")[0] for line in changed} <= own
+    twins = [recipes[f"04_convolutional{name}"] for name in ("", "-dense")]
+    assert twins[0]["batch_size"] == twins[1]["batch_size"]
+
+
+def test_curves_are_of_the_mse_and_the_title_is_of_the_last_one(sets):
+    histories = {
+        name: {"mse": [n, n / 2], "val_mse": [n + 1, 0.1 * n], "bce": [9, 9], "val_bce": [9, 9]}
+        for n, name in enumerate(ROWS, 1)
+    }
+    runs = {name: SimpleNamespace(history=values) for name, values in histories.items()}
+    scope = run_cell("axis.set_yscale", {"histories": runs, "plots": plots, **sets})
+    assert scope["figure"].get_suptitle() == "Convolutional: MSE 0.2000 on 30 validation images"
+    lines = {line.get_label(): list(line.get_ydata()) for line in scope["axis"].lines}
+    for name, values in histories.items():
+        assert lines[f"{name}, training"] == values["mse"]
+        assert lines[f"{name}, validation"] == values["val_mse"]
+    labels = [text.get_text() for text in scope["axis"].get_yticklabels()]
+    assert [float(label) for label in labels] == pytest.approx(list(scope["axis"].get_yticks()))
+
+
+def test_reconstructions_are_of_the_models_they_name(sets):
+    """PCA knows training images only, and is clipped."""
+    models = {"classic": times(0.5), "dense": times(0.6), "convolutional": times(0.7)}
+    random = np.random.default_rng(1)
+    x_train = random.random((200, 128)) @ random.normal(size=(128, 784)) / 20  # of rank 128
+    sets["x_train"] = x_train.reshape(-1, 28, 28, 1)
+    scope = {"models": models, "PCA": PCA, "latent_dim": 128, "seed": 0, **sets}
+    x = sets["x_test"]
+    found = run_cell("def reconstruct", scope)["reconstruct"](x)
+    assert list(found) == ["PCA", *models]
+    for name, factor in (("classic", 0.5), ("dense", 0.6), ("convolutional", 0.7)):
+        np.testing.assert_array_equal(found[name], factor * x)
+    expected = through_pca(sets["x_train"], 9 * x - 4, 128)
+    assert expected.min() == 0 and expected.max() == 1
+    np.testing.assert_allclose(scope["through_pca"](9 * x - 4), expected, atol=1e-4)
+    np.testing.assert_array_equal(found["PCA"], scope["through_pca"](x))
+
+
+def test_rows_of_the_checkerboard_table_are_of_the_images_they_name(page, trained, mnist):
+    """With stand-ins, and the stored table from the files."""
+    x = np.random.default_rng(0).random((4, 28, 28, 1))
+    x_hats = {"PCA": x.round(), "convolutional": x**3}
+    scope = {"x_hats": x_hats, "x_valid": x, "checkerboard": page["checkerboard"]}
+    ((_, (rows,), _),) = drawn_by(PATH, '"every 2 pixels"', **scope)
+    stored = table(PATH, '"every 2 pixels"')
+    images = {"originals": x} | x_hats
+    assert list(rows) == list(images) and list(stored) == ["originals", "PCA", *MODEL_ROWS]
+    for name, some in images.items():
+        for n in (2, 4):
+            expected = f"{page['checkerboard'](some[..., 0], n):.2%}"
+            assert rows[name][f"every {n} pixels"] == expected
+    x_valid = mnist[1]
+    images = {"originals": x_valid, "PCA": through_pca(mnist[0], x_valid, 128)}
+    for name in MODEL_ROWS:
+        images[name] = trained[name].predict(x_valid, batch_size=500, verbose=0)
+    for name, some in images.items():
+        for n in (2, 4):
+            share = number(stored[name][f"every {n} pixels"]) / 100
+            assert share == pytest.approx(page["checkerboard"](some, n), abs=1.1e-4), (name, n)
+
+
+def test_rows_of_the_test_tables_are_of_the_models_they_name(sets):
+    """With stand-ins that each err in their own way; all on test images."""
+    factors = {"PCA": 0.4, "classic": 0.5, "dense": 0.6, "convolutional": 0.7}
+    models = {name: times(factors[name]) for name in MODEL_ROWS}
+    held_out = {"01_simple": {"bce": 0.11, "mse": 0.01}, "03_deep": {"bce": 0.07, "mse": 0.05}}
+    scope = {"models": models, "dataset": "x", "plots": Recorder(), **sets}
+    scope["seeds"] = SimpleNamespace(over_seeds=lambda *a: {("04_convolutional", "x"): a[2]}[a[:2]])
+    scope["cache"] = SimpleNamespace(held_out_metrics=lambda name, dataset: held_out[name])
+    scope["reconstruct"] = lambda x: {name: factor * x for name, factor in factors.items()}
+    run_cell("twins =", scope)
+    run_cell("perfect copy", scope)
+    (_, (twins,), _), (_, (rows,), _) = scope["plots"].calls
+    x = sets["x_test"]
+    copies = {f"{name}, 128": factor * x for name, factor in factors.items()}
+    copies["mean image, 0"] = np.broadcast_to(sets["x_train"].mean(axis=0), x.shape)
+    copies["perfect copy, 784"] = x
+    assert list(twins) == ["dense, 128", "convolutional, 128"]
+    assert set(rows) == {*copies, "01_simple, 32", "03_deep, 32"}
+    for name, x_hat in copies.items():
+        for found in (rows, twins) if name in twins else (rows,):
+            assert found[name]["MSE"] == pytest.approx(mse(x, x_hat), rel=1e-5)
+            assert found[name]["BCE"] == pytest.approx(metrics.bce(x, x_hat), rel=1e-5)
+    for name, facts in held_out.items():
+        assert rows[f"{name}, 32"] == {"BCE": facts["bce"], "MSE": facts["mse"]}
+
+
+def test_moved_digits_are_measured_against_themselves(page, sets):
+    """The columns are of the distances they name; the picture's images and scores are these."""
+    shade = np.linspace(0, 1, 784).reshape(28, 28, 1)  # a model that errs more below than above
+    factors = {"PCA": 0.4, "classic": 0.5, "dense": 0.6, "convolutional": 0.7}
+
+    def reconstruct(x):
+        return {name: factor * x * shade for name, factor in factors.items()}
+
+    scope = {name: page[name] for name in ("moved", "emptiest_borders")} | sets
+    scope["x_test"] = np.concatenate([sets["x_test"] / n for n in (4, 2, 3)])
+    scope |= {"reconstruct": reconstruct, "x_hats": factors, "plots": Recorder()}
+    run_cell("free = emptiest_borders", scope)
+    ((_, (rows,), _),) = scope.pop("plots").calls
+    free = page["emptiest_borders"](scope["x_test"])
+    for n, column in {0: "not moved", 1: "by 1", 2: "by 2", 4: "by 4"}.items():
+        x = np.concatenate([np.roll(free, (a * n, b * n), (1, 2)) for a, b in MOVES])
+        for name, x_hat in reconstruct(x).items():
+            assert rows[name][column] == pytest.approx(mse(x, x_hat), rel=1e-5), (name, column)
+    assert len(rows["PCA"]) == 4
+    for n, row in enumerate(rows.values()):  # all different
+        row |= {"not moved": 0.5 + n, "by 1": 0.1 + n, "by 2": 0.2 + n, "by 4": 0.4 + n}
+    ((_, (shown, title), _),) = drawn_by(PATH, "right = np.concatenate", **scope)
+    right = np.concatenate([np.roll(free[:3], n, axis=2) for n in (0, 2, 4)])
+    np.testing.assert_array_equal(shown.pop("input"), right)
+    assert list(shown) == ["PCA", "dense", "convolutional"]
+    for name, images in shown.items():
+        np.testing.assert_allclose(images, factors[name] * right * shade)
+    stated = ", ".join(f"{name} {rows[name]['by 4']:.4f}" for name in shown)
+    assert title.endswith(f"MSE of {len(free)} digits moved by 4: {stated}")
+
+
+def test_the_first_picture_and_the_drawing_are_of_what_they_name(page):
+    x, x_test = np.random.default_rng(0).random((2, 24, 28, 28, 1))
+    digits = SimpleNamespace(load_digits=lambda: ((x, None), (x_test, None), "x"))
+    ((_, (rows, title), _),) = drawn_by(PATH, '"validation": x_valid[:8]', data=digits)
+    np.testing.assert_array_equal(rows["validation"], x[22:])
+    assert title.endswith("of 2 validation images")
+    ((kind, (model, title), _),) = drawn_by(
+        PATH, "plots.network(", **{name: page[name] for name in ("join", "encoder", "decoder")}
+    )
+    assert kind == "network" and model.count_params() == 844_673
+    assert title.endswith(": 844,673 parameters")
+
+
+def test_recorded_rows_of_seed_0_are_those_of_the_files():
+    rows = recorded("04_convolutional")["0"]["rows"]
+    for row, name in {"dense": "-dense", "convolutional": ""}.items():
+        held_out = saved_model("mnist", f"04_convolutional{name}").facts["held_out"]
+        found = rows[f"{row}, 128"]
+        assert found["BCE"] == pytest.approx(held_out["bce"], abs=2e-5)
+        assert found["MSE"] == pytest.approx(held_out["mse"], abs=1e-6)
