@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 from conftest import NOTEBOOKS, ROOT, definitions, read_notebook
@@ -86,3 +87,11 @@ def test_results_leave_experiments_out(tmp_path, monkeypatch):
     for name in ("01_simple", "01_simple-mse", "01_simple.edited-12345678", "01_simple.1-epoch-1"):
         (tmp_path / "digits" / f"{name}.h5").write_bytes(source)
     assert list(cache.results("digits")) == ["01_simple", "01_simple-mse"]
+
+
+def test_a_model_that_is_not_there_is_said_and_not_raised(tmp_path, capsys):
+    """Whoever deletes 01's file and runs all pages can still read this one."""
+    cells = [cell.source for cell in read_notebook(PATH).cells if cell.cell_type == "code"]
+    (source,) = (source for source in cells if "load_model(path" in source)
+    exec(source, {"root": tmp_path, "dataset": "mnist", "keras": keras})
+    assert capsys.readouterr().out == "01_simple.h5 is not there: run page 01 to train it\n"
