@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import sys
+import textwrap
 
 import keras
 import nbformat
@@ -54,7 +55,8 @@ def test_no_solution_fits_or_chooses_on_test_data():
         code = [cell.source for cell in cells if cell.cell_type == "code"]
         prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         known = find_leaks(code)
-        for solution in re.findall(r"```python\n(.*?)```", prose, re.S):
+        for solution in re.findall(r"^ *```python\n(.*?)```", prose, re.S | re.M):
+            solution = textwrap.dedent(solution)
             found = find_leaks([*code, solution])
             allowed = ANSWERS.get(path.stem, [])
             new = [leak for leak in found if leak not in known and leak[0] not in allowed]

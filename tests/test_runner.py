@@ -122,6 +122,8 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
     program = PROGRAM.format(
         tools=str(ROOT / "tools"), cells=[cell, "import time; time.sleep(600)"]
     )
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = heard + program  # a shell starts what runs in its background deaf to Ctrl-C
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     while not (mark.exists() and mark.read_text()):
         assert process.poll() is None
