@@ -11,6 +11,7 @@ import skimage
 from conftest import ROOT, definitions, read_notebook
 from scipy.special import expit
 from scipy.stats import norm
+from test_04_convolutional import convolve, stamp
 
 from ae_keras import data, metrics, modelfile
 
@@ -82,28 +83,6 @@ def stored_rows():
 def mean_psnr(x, x_hat):
     errors = np.mean(np.square(np.float64(x) - x_hat), axis=(1, 2, 3))
     return np.mean(-10 * np.log10(errors))
-
-
-def convolve(x, kernel, bias, stride=1):
-    k, height = kernel.shape[0], x.shape[1]
-    size = -(-height // stride)
-    missing = max((size - 1) * stride + k - height, 0)
-    before = missing // 2
-    x = np.pad(x, ((0, 0), (before, missing - before), (before, missing - before), (0, 0)))
-    reach = (size - 1) * stride + 1
-    windows = [x[:, u : u + reach : stride, v : v + reach : stride] for u, v in np.ndindex(k, k)]
-    return np.concatenate(windows, axis=3) @ kernel.reshape(-1, kernel.shape[3]) + bias
-
-
-def stamp(x, kernel, bias):
-    """Stamp the kernel every two pixels (transposed convolution, padding same, stride 2)."""
-    n, height, width, _ = x.shape
-    k = kernel.shape[0]
-    out = np.zeros((n, 2 * height + k - 2, 2 * width + k - 2, kernel.shape[2]), x.dtype)
-    for u, v in np.ndindex(k, k):
-        out[:, u : u + 2 * height : 2, v : v + 2 * width : 2] += x @ kernel[u, v].T
-    start = (k - 2) // 2
-    return out[:, start : start + 2 * height, start : start + 2 * width] + bias
 
 
 def by_hand(weights, x):
