@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from ae_keras import data, seeds
+from ae_keras import data, metrics, seeds
 from ae_keras.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,6 +43,38 @@ def datasets():
     return found
 
 
+@pytest.fixture(params=["mnist", "digits"])
+def dataset(request, datasets):
+    """The name of each dataset; a test that needs MNIST is skipped where it can't be had."""
+    if request.param not in datasets:
+        pytest.skip("MNIST is not at hand")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def parts(datasets):
+    """Cut each dataset into training, validation and test images, independently of the pages."""
+    found = {}
+    for name, ((x, _), (x_test, _), _) in datasets.items():
+        begin = len(x) - len(x) // 12
+        found[name] = x[:begin], x[begin:], x_test
+    return found
+
+
+def of(parts, dataset):
+    if dataset not in parts:
+        pytest.skip("MNIST is not at hand")
+    return parts[dataset]
+
+
+@pytest.fixture
+def sets():
+    """Different images, of a different number, for each of a page's sets."""
+    random = np.random.default_rng(0)
+    sizes = {"x_train": 256 * 3, "x_valid": 30, "x_test": 20}
+    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
+
+
 @pytest.fixture
 def x():
     return np.random.default_rng(0).random((64, 6), dtype=np.float32)
@@ -62,6 +94,32 @@ def build(units=3, activation="relu", loss="mean_squared_error", learning_rate=0
 
 def read_notebook(path):
     return nbformat.read(path, as_version=4)
+
+
+class Recorder:
+    """Stands for `plots`: keeps what it is asked to draw."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+def run_cell(path, words, scope):
+    """Run the one code cell of a page that contains `words`, which fills `scope`; return it."""
+    (cell,) = [c for c in read_notebook(path).cells if c.cell_type == "code" and words in c.source]
+    scope.setdefault("plots", Recorder())
+    scope |= {"np": np, "keras": keras, "metrics": metrics}
+    exec(cell.source, scope)
+    return scope
+
+
+def drawn(path, words, scope):
+    """Run a cell as `run_cell` does, and return what it asks a Recorder in place of `plots`."""
+    if isinstance(scope.get("plots"), Recorder):
+        scope["plots"] = Recorder()  # of an earlier cell
+    return getattr(run_cell(path, words, scope)["plots"], "calls", [])
 
 
 def weights_equal(a, b):
@@ -122,13 +180,13 @@ def numpy_lstm(layer, x, h=None, c=None):
     outputs = []
     for t in range(x.shape[1]):
         i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=1)
-        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
-        h = _sigmoid(o) * np.tanh(c)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
         outputs.append(h)
     return np.stack(outputs, axis=1), h, c
 
 
-def _sigmoid(x):
+def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 

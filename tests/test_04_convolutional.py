@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook, recorded
+from conftest import ROOT, Recorder, definitions, drawn, read_notebook, recorded, run_cell
 from matplotlib.patches import Rectangle
 from scipy.special import expit
 from sklearn.decomposition import PCA
@@ -23,15 +23,21 @@ MODELS = {  # file → name on the page
 ROWS = {"dense": "dense", "convolutional": "autoencoder", "classic": "classic"}
 
 
-@pytest.fixture(scope="module")
-def page():
+@functools.cache
+def page_for(dataset):
     return definitions(
         PATH,
         *MODELS.values(),
         *("patch", "convolve", "feature_map", "three_operations", "enlarge_flat", "checkerboard"),
         *("moved", "emptiest_borders"),
+        dataset=dataset,
         join=taught.join,
     )
+
+
+@pytest.fixture(scope="module")
+def page():
+    return page_for("mnist")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def by_hand(name, weights, x):
     h = relu(convolve(x, next(w), next(w), stride=2))
     h = relu(convolve(h, next(w), next(w), stride=2))
     z = h.reshape(len(x), -1) @ next(w) + next(w)
-    h = relu(z @ next(w) + next(w)).reshape(-1, 7, 7, 64)
+    h = relu(z @ next(w) + next(w)).reshape(len(x), 7, 7, -1)
     return expit(stamp(relu(stamp(h, next(w), next(w))), next(w), next(w)))
 
 
@@ -149,22 +155,9 @@ def prose(path):
     return " ".join(" ".join(cells).split())
 
 
-class Recorder:
-    """Stands for `plots`: keeps what it is asked to draw."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
-
-
 def drawn_by(path, words, **scope):
     """Run the code cell that contains `words`, and return the calls of `plots` that it makes."""
-    (cell,) = [c for c in read_notebook(path).cells if c.cell_type == "code" and words in c.source]
-    scope = {"np": np, "metrics": metrics, "plots": Recorder(), **scope}
-    exec(cell.source, scope)
-    return scope["plots"].calls
+    return drawn(path, words, scope)
 
 
 def test_shapes_and_parameters(page):
@@ -288,12 +281,12 @@ def test_moves(page):
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_weights_reach_the_saved_metrics(page, datasets, dataset, name):
+def test_saved_weights_reach_the_saved_metrics(datasets, dataset, name):
     """Keras computes what NumPy does from the file, and over the test images it is the metric."""
     if dataset not in datasets:
         pytest.skip("MNIST is not at hand")
     x = datasets[dataset][1][0]
-    model = page[MODELS[name]]
+    model = page_for(dataset)[MODELS[name]]
     modelfile.set_weights(model, saved_model(dataset, name), name)
     x_hat = model.predict(x, batch_size=500, verbose=0)
     few = by_hand(name, saved_model(dataset, name).weights, x[:100])
@@ -424,27 +417,11 @@ def times(factor):
     return SimpleNamespace(predict=lambda x, **options: factor * x)
 
 
-def run_cell(words, scope):
-    """Run the one code cell that contains `words`, which fills `scope`."""
-    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
-    scope |= {"np": np, "keras": keras, "metrics": metrics}
-    exec(cell.source, scope)
-    return scope
-
-
-@pytest.fixture
-def sets():
-    """Different images, of a different number, for each of the page's sets."""
-    random = np.random.default_rng(0)
-    sizes = {"x_train": 128 * 4, "x_valid": 30, "x_test": 20}
-    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
-
-
 def test_the_numbers_drawn_are_those_computed():
     """The grids show image, kernel and map in this order, and the stamps of each size."""
     shown = {"patch": np.eye(5, 6), "kernel": np.eye(3) * 2, "feature_map": np.eye(3, 4) * 3}
     scope = {"plots": plots, "Rectangle": Rectangle, **shown}
-    run_cell("One window, one number", scope)
+    run_cell(PATH, "One window, one number", scope)
     for axis, (name, values) in zip(scope["axes"], shown.items(), strict=True):
         assert axis.get_title().split()[-2] == {"patch": "x,", "kernel": "k,"}.get(name, "y,")
         np.testing.assert_array_equal(axis.get_images()[0].get_array(), values)
@@ -452,7 +429,7 @@ def test_the_numbers_drawn_are_those_computed():
         assert texts == {(c, r): f"{value:g}" for (r, c), value in np.ndenumerate(values)}
     stamps = {f"transposed, {n}×{n}": np.full((8, 8, 1), n) + np.eye(8)[..., None] for n in (3, 4)}
     scope["enlarge_flat"] = lambda filters, weights: stamps if weights == "ones" else None
-    for axis in run_cell("stamps = enlarge_flat", scope)["axes"]:
+    for axis in run_cell(PATH, "stamps = enlarge_flat", scope)["axes"]:
         expected = stamps[axis.get_title()][:6, :6, 0]
         np.testing.assert_array_equal(axis.get_images()[0].get_array(), expected)
 
@@ -460,7 +437,7 @@ def test_the_numbers_drawn_are_those_computed():
 def test_the_map_by_hand_is_compared_with_keras(page, capsys):
     for more in (0.0, 0.5):  # a wrong map is found
         wrong = {"patch": page["patch"], "kernel": page["kernel"]}
-        run_cell("by_keras =", {"feature_map": page["feature_map"] + more, **wrong})
+        run_cell(PATH, "by_keras =", {"feature_map": page["feature_map"] + more, **wrong})
         assert capsys.readouterr().out == f"largest difference to Keras: {more}\n"
 
 
@@ -484,7 +461,7 @@ def test_the_four_kernels_do_what_the_title_says(page):
     x_valid = np.random.default_rng(0).random((3, 28, 28, 1))
     scope = {"three_operations": three_operations, "x_valid": x_valid, "x_train": x}
     ((_, (rows, title), _),) = drawn_by(PATH, "each map from 0 to 1", **scope)
-    assert title.endswith("copy, left edges, upper edges, outlines")
+    assert title.startswith("Columns: copy, left edges, upper edges, outlines.")
     assert list(rows) == list(maps)
     for n in range(4):
         np.testing.assert_allclose(rows["convolved"][n].ravel(), [(n + 1) / (n + 5), 1])
@@ -502,7 +479,7 @@ def test_what_the_page_trains_is_what_was_shipped(page, sets):
     scope = {"cache": SimpleNamespace(fit_or_load=fit_or_load), "dataset": "x", "seed": 7, **sets}
     scope |= {name: page[name] for name in MODELS.values()}
     for words in ("def train(", "histories = {", 'histories["classic"]'):
-        run_cell(words, scope)
+        run_cell(PATH, words, scope)
     assert trained == {name: page[variable] for name, variable in MODELS.items()}
     assert {row: MODELS[name] for row, name in scope["histories"].items()} == ROWS
     data = {key: fingerprint.describe(x) for key, x in sets.items()}
@@ -514,7 +491,7 @@ def test_what_the_page_trains_is_what_was_shipped(page, sets):
         assert recipe["validation_data"] == [data["x_valid"]] * 2
         assert (recipe["seed"], recipe["epochs"], recipe["loss"]) == (7, 14, "binary_crossentropy")
         rate = recipe["optimizer"]["learning_rate"]
-        assert rate["decay_steps"] == 14 * 512 // recipe["batch_size"]
+        assert rate["decay_steps"] == 14 * 768 // recipe["batch_size"]
         changed = fingerprint.differences(saved_model("mnist", name).facts["recipe"], recipe)
         assert {line.split(":")[0] for line in changed} <= own
     twins = [recipes[f"04_convolutional{name}"] for name in ("", "-dense")]
@@ -527,7 +504,7 @@ def test_curves_are_of_the_mse_and_the_title_is_of_the_last_one(sets):
         for n, name in enumerate(ROWS, 1)
     }
     runs = {name: SimpleNamespace(history=values) for name, values in histories.items()}
-    scope = run_cell("axis.set_yscale", {"histories": runs, "plots": plots, **sets})
+    scope = run_cell(PATH, "axis.set_yscale", {"histories": runs, "plots": plots, **sets})
     assert scope["figure"].get_suptitle() == "Convolutional: MSE 0.2000 on 30 validation images"
     lines = {line.get_label(): list(line.get_ydata()) for line in scope["axis"].lines}
     for name, values in histories.items():
@@ -545,7 +522,7 @@ def test_reconstructions_are_of_the_models_they_name(sets):
     sets["x_train"] = x_train.reshape(-1, 28, 28, 1)
     scope = {"models": models, "PCA": PCA, "latent_dim": 128, "seed": 0, **sets}
     x = sets["x_test"]
-    found = run_cell("def reconstruct", scope)["reconstruct"](x)
+    found = run_cell(PATH, "def reconstruct", scope)["reconstruct"](x)
     assert list(found) == ["PCA", *models]
     for name, factor in (("classic", 0.5), ("dense", 0.6), ("convolutional", 0.7)):
         np.testing.assert_array_equal(found[name], factor * x)
@@ -587,8 +564,8 @@ def test_rows_of_the_test_tables_are_of_the_models_they_name(sets):
     scope["seeds"] = SimpleNamespace(over_seeds=lambda *a: {("04_convolutional", "x"): a[2]}[a[:2]])
     scope["cache"] = SimpleNamespace(held_out_metrics=lambda name, dataset: held_out[name])
     scope["reconstruct"] = lambda x: {name: factor * x for name, factor in factors.items()}
-    run_cell("twins =", scope)
-    run_cell("perfect copy", scope)
+    run_cell(PATH, "twins =", scope)
+    run_cell(PATH, "perfect copy", scope)
     (_, (twins,), _), (_, (rows,), _) = scope["plots"].calls
     x = sets["x_test"]
     copies = {f"{name}, 128": factor * x for name, factor in factors.items()}
@@ -615,7 +592,7 @@ def test_moved_digits_are_measured_against_themselves(page, sets):
     scope = {name: page[name] for name in ("moved", "emptiest_borders")} | sets
     scope["x_test"] = np.concatenate([sets["x_test"] / n for n in (4, 2, 3)])
     scope |= {"reconstruct": reconstruct, "x_hats": factors, "plots": Recorder()}
-    run_cell("free = emptiest_borders", scope)
+    run_cell(PATH, "free = emptiest_borders", scope)
     ((_, (rows,), _),) = scope.pop("plots").calls
     free = page["emptiest_borders"](scope["x_test"])
     for n, column in {0: "not moved", 1: "by 1", 2: "by 2", 4: "by 4"}.items():
