@@ -65,6 +65,8 @@ def image_grid(images, title, columns=8, signed=False, shared=False):
         if signed:
             largest = np.abs(scale).max() or 1
             axis.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+            axis.axis("on")  # white is a value here: only a frame shows where an image ends
+            axis.set(xticks=[], yticks=[])
         else:
             low, high = scale.min(), scale.max()
             axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
