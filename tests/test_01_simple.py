@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook
+from conftest import ROOT, definitions, drawn, read_notebook
 from sklearn.decomposition import PCA
 
 from ae_keras import fingerprint, metrics, modelfile, seeds
@@ -45,16 +45,6 @@ def numpy_scores(x, x_hat):
     return bce, np.mean(np.square(x - x_hat))
 
 
-class Recorder:
-    """Stands for `plots`: keeps what it is asked to draw."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
-
-
 class Stub:
     """Stands for a model that computes what it is given as a function."""
 
@@ -91,24 +81,13 @@ class Trainings:
 
 def run(words, scope):
     """Run the one code cell that contains `words`, and return what it asks `plots` to draw."""
-    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
-    scope |= {"np": np, "keras": keras, "metrics": metrics, "plots": Recorder()}
-    exec(cell.source, scope)
-    return scope["plots"].calls
+    return drawn(PATH, words, scope)
 
 
 def drawn_by(words, **scope):
     """Return kind, what is shown and title of the one picture that a cell draws."""
     ((kind, (shown, title, *_), _),) = run(words, scope)
     return kind, shown, title
-
-
-@pytest.fixture
-def sets():
-    """Different images, of a different number, for each of the page's sets."""
-    random = np.random.default_rng(0)
-    sizes = {"x_train": 256 * 3, "x_valid": 30, "x_test": 20}
-    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
 
 
 def test_shapes_and_parameters(page):

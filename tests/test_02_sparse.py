@@ -7,7 +7,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook
+from conftest import ROOT, definitions, of, read_notebook, sigmoid
 
 from ae_keras import metrics, modelfile, seeds, taught
 
@@ -29,26 +29,6 @@ def page():
     wanted = ["keep_largest", "normalize", "share_nonzero", "count_dead", "measure", "pca_copy"]
     wanted += ["plain", "l1_32", "l1_256", "top_k", "starved", "z_toy"]
     return definitions(PATH, *wanted, join=taught.join, metrics=metrics)
-
-
-@pytest.fixture(scope="module")
-def parts(datasets):
-    """Cut each dataset into training, validation and test images, independently of the page."""
-    found = {}
-    for name, ((x, _), (x_test, _), _) in datasets.items():
-        begin = len(x) - len(x) // 12
-        found[name] = x[:begin], x[begin:], x_test
-    return found
-
-
-def of(parts, dataset):
-    if dataset not in parts:
-        pytest.skip("MNIST is not at hand")
-    return parts[dataset]
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def keep(z, k):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from conftest import ROOT, definitions, read_notebook
+from conftest import ROOT, definitions, of, read_notebook, sigmoid
 
 from ae_keras import metrics, modelfile, taught
 
@@ -20,25 +20,6 @@ both = pytest.mark.parametrize("dataset", ["mnist", "digits"])
 def page():
     wanted = ["kl", "KLSparsity", "keep_largest", "build_encoder", "autoencoder", "units"]
     return definitions(PATH, *wanted, join=taught.join, metrics=metrics)
-
-
-@pytest.fixture(scope="module")
-def parts(datasets):
-    found = {}
-    for name, ((x, _), (x_test, _), _) in datasets.items():
-        begin = len(x) - len(x) // 12
-        found[name] = x[:begin], x[begin:], x_test
-    return found
-
-
-def of(parts, dataset):
-    if dataset not in parts:
-        pytest.skip("MNIST is not at hand")
-    return parts[dataset]
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def forward(dataset, x, change=lambda z: z):

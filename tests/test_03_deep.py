@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook, recorded
+from conftest import ROOT, definitions, drawn, read_notebook, recorded, sigmoid
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -77,10 +77,6 @@ def scores(x, x_hat):
     kept = np.clip(x_hat, 1e-7, 1 - 1e-7)  # as Keras does
     bce = -np.mean(x * np.log(kept) + (1 - x) * np.log(1 - kept))
     return [bce, np.mean(np.square(x - x_hat))]
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def test_shapes_and_parameters(page):
@@ -309,16 +305,6 @@ def test_dead_units_and_validation_bce_of_the_ablation(datasets):
 # What the page shows, with stand-ins for its models
 
 
-class Recorder:
-    """Stands for `plots`: keeps what it is asked to draw."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
-
-
 class Stub:
     """Stands for a model that computes what it is given as a function."""
 
@@ -351,21 +337,7 @@ class Trainings:
 
 
 def run(words, scope):
-    """Run the one code cell that contains `words`, and return what it asks `plots` to draw."""
-    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
-    scope.setdefault("plots", Recorder())
-    scope["plots"].__dict__["calls"] = []
-    scope |= {"np": np, "keras": keras, "metrics": metrics}
-    exec(cell.source, scope)
-    return scope["plots"].calls
-
-
-@pytest.fixture
-def sets():
-    """Different images, of a different number, for each of the page's sets."""
-    random = np.random.default_rng(0)
-    sizes = {"x_train": 128 * 4, "x_valid": 30, "x_test": 20}
-    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
+    return drawn(PATH, words, scope)
 
 
 def test_the_examples_table_and_its_picture_show_what_they_name():
@@ -400,7 +372,8 @@ def check_recipe(name, recipe, sets):
     assert recipe["seed"] == 7
     rate = recipe["optimizer"]["learning_rate"]
     if name != "03_deep-constant":
-        assert rate["decay_steps"] == recipe["epochs"] * 512 // recipe["batch_size"]
+        images = 768  # of `sets`, without those for validation
+        assert rate["decay_steps"] == recipe["epochs"] * images // recipe["batch_size"]
     changed = fingerprint.differences(saved(name, "mnist").facts["recipe"], recipe)
     own = {"data.x", "data.y", "seed", "optimizer.learning_rate.decay_steps"}
     own |= {f"{key}[{n}]" for key in ("data.held_out", "validation_data") for n in (0, 1)}
@@ -487,7 +460,7 @@ def test_the_number_raised_is_the_one_that_varies_most_and_raised_by_its_deviati
     assert (kind, options) == ("image_grid", {"signed": True, "shared": True})
     correlation = (np.corrcoef(pairs[0] - pairs[1]).sum() - 8) / 56
     assert title.startswith("Number 3 of the code raised in 8 images")
-    assert f"(mean correlation {correlation:.2f};" in title
+    assert f"(mean correlation {correlation:.2f})" in title
     np.testing.assert_array_equal(scope["z"], z)
 
 
@@ -544,6 +517,6 @@ def test_the_picture_shows_the_test_images_whose_errors_it_states(sets):
     for name, factor in {"input": 1, "deep": 0.5, "PCA": 0.7}.items():
         np.testing.assert_allclose(rows[name], factor * x[:12])
     stated = [f"{np.mean(((1 - factor) * x) ** 2):.4f}" for factor in (0.5, 0.7)]
-    assert title.endswith("MSE {} (deep) and {} (PCA), 20 test images".format(*stated))
+    assert title.endswith("MSE {} (deep, seed 0) and {} (PCA), 20 test images".format(*stated))
     ((_, (rows, _), _),) = run('"validation": x_valid', dict(sets))
     np.testing.assert_array_equal(rows["validation"], sets["x_valid"][:12])

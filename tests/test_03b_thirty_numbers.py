@@ -1,6 +1,7 @@
 """03b_thirty_numbers: moved batches, the sum that papers report, and whether the table is true."""
 
 import itertools
+import re
 import types
 
 import keras
@@ -205,3 +206,17 @@ def test_the_mean_over_seeds_is_below_the_published_error(datasets, rows):
     assert float(cell.partition(" ± ")[0]) == pytest.approx(np.mean(values), abs=6e-3)
     assert len(values) == 5 and max(values) < 3.00
     assert float(cell.partition(" ± ")[2]) == pytest.approx(np.std(values, ddof=1), abs=6e-3)
+
+
+def test_the_errors_in_place_are_true(datasets):
+    """The page's failure: in place, training images have a smaller error than validation images."""
+    if "mnist" not in datasets:
+        pytest.skip("MNIST is not at hand")
+    x, weights = datasets["mnist"][0][0], saved(KEY).weights
+    outputs = [out for cell in read_notebook(PATH).cells for out in cell.get("outputs", [])]
+    text = "".join(out.get("text", "") for out in outputs)
+    found = re.findall(r"^([\d,]+) (\w+) images in place: ([\d.]+)$", text, re.M)
+    assert [row[:2] for row in found] == [("5,000", "training"), ("5,000", "validation")]
+    errors = [summed(part, network(weights, part)) for part in (x[:5000], x[55_000:])]
+    assert errors[0] < errors[1]
+    assert [float(row[2]) for row in found] == pytest.approx(errors, abs=6e-3)

@@ -3,15 +3,15 @@
 import itertools
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook, recorded
+from conftest import ROOT, definitions, drawn, read_notebook, recorded
 
-from ae_keras import fingerprint, metrics, modelfile, plots
+from ae_keras import fingerprint, modelfile, plots
 
 PATH = ROOT / "notebooks" / "03c_layer_by_layer.ipynb"
 KEY = "03c_layer_by_layer"
+STEPS = 768 // 128  # batches of an epoch of the images of `sets`
 SIZES = [784, 128, 64, 32, 64, 128, 784]
 STAGES = [f"{KEY}-stage-{depth}" for depth in (1, 2, 3)]
 
@@ -154,16 +154,6 @@ def test_the_claim_was_measured_over_five_seeds():
 # What the page trains and shows, with stand-ins
 
 
-class Recorder:
-    """Stands for `plots`: keeps what it is asked to draw."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
-
-
 class Trainings:
     """Stands for `cache`: keeps recipe and weights, and changes the weights that may learn."""
 
@@ -184,21 +174,7 @@ def matrices(model):
 
 
 def run(words, scope):
-    """Run the one code cell that contains `words`, and return what it asks `plots` to draw."""
-    (cell,) = [c for c in read_notebook(PATH).cells if c.cell_type == "code" and words in c.source]
-    scope.setdefault("plots", Recorder())
-    scope["plots"].__dict__["calls"] = []
-    scope |= {"np": np, "keras": keras, "metrics": metrics}
-    exec(cell.source, scope)
-    return scope["plots"].calls
-
-
-@pytest.fixture
-def sets():
-    """Different images, of a different number, for each of the page's sets."""
-    random = np.random.default_rng(0)
-    sizes = {"x_train": 128 * 4, "x_valid": 30, "x_test": 20}
-    return {k: random.random((n, 28, 28, 1), dtype=np.float32) for k, n in sizes.items()}
+    return drawn(PATH, words, scope)
 
 
 @pytest.fixture
@@ -226,7 +202,7 @@ def test_the_page_trains_what_was_shipped(sets, trained):
         assert recipe["data"]["held_out"] == [data["x_test"]] * 2
         assert recipe["validation_data"] == [data["x_valid"]] * 2
         rate = recipe["optimizer"]["learning_rate"]
-        assert (recipe["seed"], rate["decay_steps"]) == (7, recipe["epochs"] * 512 // 128)
+        assert (recipe["seed"], rate["decay_steps"]) == (7, recipe["epochs"] * STEPS)
         changed = fingerprint.differences(saved(name).facts["recipe"], recipe)
         assert {line.split(":")[0] for line in changed} <= own
 
@@ -294,7 +270,9 @@ def test_the_chart_sets_each_run_where_it_began():
     values = {name: {"val_bce": v, "bce": [0] * len(v)} for name, v in curves.items()}
     runs = {name: SimpleNamespace(history=value) for name, value in values.items()}
     scope = {"plots": plots, "runs": runs}
-    run("Validation BCE over 18 epochs", scope)
+    run("epochs trained so far", scope)
+    ends = "At the end: 1.0000 layer by layer (blue), 2.0000 direct (violet)"
+    assert scope["figure"].get_suptitle() == ends
     lines, texts = scope["axis"].lines, scope["axis"].texts
     starts = {"stage 1": 1, "stage 2": 3, "stage 3": 5, "fine-tuning": 6, "direct": 1}
     for line, text, (name, start) in zip(lines, texts, starts.items(), strict=True):

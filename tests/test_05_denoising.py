@@ -39,13 +39,6 @@ def page():
     return page_for("mnist")
 
 
-@pytest.fixture(params=["mnist", "digits"])
-def dataset(request, datasets):
-    if request.param not in datasets:
-        pytest.skip("MNIST is not at hand")
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def mnist(datasets):
     """x_train, x_valid, x_test as the page splits them, and the page's test noise."""
@@ -68,16 +61,16 @@ def trained(dataset):
     return model, saved
 
 
-def outputs():
-    cells = [cell for cell in read_notebook(PATH).cells if cell.cell_type == "code"]
+def outputs(path=PATH):
+    cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
     found = [out for cell in cells for out in cell.outputs]
     return "\n".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in found)
 
 
-def stored_rows():
+def stored_rows(path=PATH):
     """Read the test table as {row: (setting, MSE, PSNR, SSIM)} from the stored outputs."""
     row = re.compile(r"^([\w ]+?)  +(?:([\d.]+)  +)?(0\.\d{4})  +(\d+\.\d\d)  +(0\.\d{3})$", re.M)
-    return {name: tuple(numbers) for name, *numbers in row.findall(outputs())}
+    return {name: tuple(numbers) for name, *numbers in row.findall(outputs(path))}
 
 
 def mean_psnr(x, x_hat):

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import scipy.ndimage
-from conftest import ROOT, definitions, read_notebook
-from test_05_denoising import by_hand, mean_psnr
+from conftest import ROOT, definitions
+from test_05_denoising import by_hand, mean_psnr, outputs, stored_rows
 
 from ae_keras import data, metrics, modelfile
 
@@ -27,13 +27,6 @@ def page():
     return page_for("mnist")
 
 
-@pytest.fixture(params=["mnist", "digits"])
-def dataset(request, datasets):
-    if request.param not in datasets:
-        pytest.skip("MNIST is not at hand")
-    return request.param
-
-
 @functools.cache
 def trained(dataset):
     """Return the page's denoiser with the weights that were saved, and the file."""
@@ -41,18 +34,6 @@ def trained(dataset):
     saved, model = modelfile.read(path), page_for(dataset)["denoiser"]
     modelfile.set_weights(model, saved, path)
     return model, saved
-
-
-def outputs():
-    cells = [cell for cell in read_notebook(PATH).cells if cell.cell_type == "code"]
-    found = [out for cell in cells for out in cell.outputs]
-    return "\n".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in found)
-
-
-def stored_rows():
-    """Read the test table as {row: (setting, MSE, PSNR, SSIM)} from the stored outputs."""
-    row = re.compile(r"^([\w ]+?)  +(?:([\d.]+)  +)?(0\.\d{4})  +(\d+\.\d\d)  +(0\.\d{3})$", re.M)
-    return {name: tuple(numbers) for name, *numbers in row.findall(outputs())}
 
 
 def test_the_network_is_that_of_page_05(page):
@@ -135,17 +116,19 @@ def test_saved_weights_reach_the_saved_metrics(datasets, dataset):
     expected = mean_psnr(x[:1000], x_hat[:1000])
     assert mean_psnr(x[:1000], x_hat_other) == pytest.approx(expected, abs=0.2)
     if dataset == "mnist":
-        mse, psnr, ssim = stored_rows()["denoiser"][1:]
+        mse, psnr, ssim = stored_rows(PATH)["denoiser"][1:]
         assert f"{held_out['psnr']:.2f}" == psnr
         assert f"{held_out['mse']:.4f}" == mse
         assert f"{metrics.ssim(x, x_hat):.3f}" == ssim
 
 
 def test_claim_is_what_the_table_says():
-    rows = {name: float(row[2]) for name, row in stored_rows().items()}
+    rows = {name: float(row[2]) for name, row in stored_rows(PATH).items()}
     ours = rows.pop("denoiser")
     assert len(rows) == 6 and ours >= CLAIM and ours - max(rows.values()) >= LEAD
-    found = re.search(r"three masks: mean (\d+\.\d+) dB, from (\d+\.\d+) to (\d+\.\d+)", outputs())
+    found = re.search(
+        r"three masks: mean (\d+\.\d+) dB, from (\d+\.\d+) to (\d+\.\d+)", outputs(PATH)
+    )
     mean, low, high = map(float, found.groups())
     assert mean >= CLAIM and low <= ours <= high and low <= mean <= high
 
@@ -160,7 +143,7 @@ def test_rows_of_the_rivals(datasets):
     (x, _), (x_test, _), _ = datasets["mnist"]
     clean, few = x[:55_000].reshape(-1, 784), x[55_000:56_000]
     few_lost = data.drop_pixels(x[55_000:], 0.5, seed=1)[:1000]
-    lost, rows = data.drop_pixels(x_test, 0.5, seed=11), stored_rows()
+    lost, rows = data.drop_pixels(x_test, 0.5, seed=11), stored_rows(PATH)
 
     def check(name, method, tolerance):
         cubic = np.polyfit(np.float64(method(few_lost)).ravel(), few.ravel(), 3)

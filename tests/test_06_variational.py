@@ -12,13 +12,6 @@ PAGES = {path.stem: path for path in sorted((ROOT / "notebooks").glob("06*.ipynb
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
-@pytest.fixture(params=["mnist", "digits"])
-def dataset(request, datasets):
-    if request.param not in datasets:
-        pytest.skip("MNIST is not at hand")
-    return request.param
-
-
 def load(model, dataset, name):
     """Give a model the weights that were saved, and return what the file says."""
     path = ROOT / "saved_models" / dataset / f"{name}.h5"

@@ -15,13 +15,6 @@ def page():
     return definitions(PATH, "film", "make_clips", "move_on")
 
 
-@pytest.fixture(params=["mnist", "digits"])
-def dataset(request, datasets):
-    if request.param not in datasets:
-        pytest.skip("MNIST is not at hand")
-    return request.param
-
-
 def trained(page, dataset):
     """Give the page's model the weights that were saved, and return what the file says."""
     path = ROOT / "saved_models" / dataset / "07b_frames.h5"

@@ -100,6 +100,18 @@ def test_lines_fit_a_hundred_columns(path):
 
 
 @every_notebook
+def test_tables_and_folds_are_whole(path):
+    """A table without its head is shown as bars; a fold within a line hides what follows."""
+    text = "\n".join(
+        c.source + "\n" for c in read_notebook(path).cells if "markdown" in c.cell_type
+    )
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert re.match(r".*\n\|[ :|-]+\|\n\|", table), f"no head: {table[:80]}"
+    for line in text.splitlines():
+        assert not re.search("(?<=.)<details>|</details>.", line), line
+
+
+@every_notebook
 def test_it_begins_as_all_do(path):
     """The set-up cell, then the page's imports in one place, with the seed in sight."""
     setup, imports, *others = code_cells(read_notebook(path))
