@@ -44,7 +44,7 @@ def edited(change):
         with h5py.File(file, "r+") as h5:
             change(h5)
             try:
-                weights = modelfile._read_weights(h5)
+                weights = modelfile._read_weights(h5, limit=10 * len(image))
             except (ValueError, KeyError):  # the edit is what is to be refused
                 weights = []
             h5.attrs[modelfile.DIGEST] = modelfile._digest(h5, weights)

@@ -5,9 +5,9 @@
     shrink(notebook, noise=False)   a copy of a notebook for any executor: with a cell more, tagged
                                     `injected`, that shrinks the data once the page has its imports
 
-A page is run in this process: TensorFlow starts once for all of them. Nothing is drawn on a
-screen, and models run eagerly, because making graphs takes longer than what they are made for.
-(.ci/run trains all pages for an epoch as they are, graphs and XLA included.)
+A page is run in this process: TensorFlow starts once for all of them. Nothing is drawn, and models
+run eagerly, because making graphs takes longer than what they are made for. (.ci/run trains all
+pages for an epoch as they are, graphs and XLA included, and nbval draws everything.)
 """
 
 import contextlib
@@ -171,15 +171,40 @@ def _thinned(array):
     return array[:: -(-len(array) // FEW)] if isinstance(array, np.ndarray) else array
 
 
+class _Anything:
+    """Stands for a figure or an axis, which takes longer to make than most computations here."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # NumPy asks for its protocols
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *arguments, **options):
+        return self
+
+    __getitem__ = __call__
+
+
+def _subplots(rows=1, columns=1, squeeze=True, **options):
+    axes = np.full((rows, columns), _Anything(), dtype=object)
+    return _Anything(), np.squeeze(axes)[()] if squeeze else axes
+
+
+def _predict(model, x, batch_size=None, verbose=None):
+    """Stands for `keras.Model.predict`: so few images need no batches."""
+    return keras.tree.map_structure(np.asarray, model(x, training=False))
+
+
 @contextlib.contextmanager
 def _surroundings(folder, settings):
     """Set the environment, and put everything back that pages change in this process."""
     import matplotlib.cbook
     import matplotlib.pyplot as plt
 
-    kept = dict(os.environ), pathlib.Path.cwd(), list(sys.path), plt.get_backend()
+    kept = dict(os.environ), pathlib.Path.cwd(), list(sys.path)
+    figures = plt.subplots, plt.close, plt.show
     functions = data.load_digits, matplotlib.cbook.get_sample_data, keras.Model.compile
-    fit = keras.Model.fit
+    fit, predict = keras.Model.fit, keras.Model.predict
 
     @functools.wraps(functions[2])
     def compile_plainly(self, *arguments, **options):
@@ -191,18 +216,17 @@ def _surroundings(folder, settings):
 
     os.environ.update({f"AE_KERAS_{key}": value for key, value in settings.items()})
     os.chdir(folder)
-    plt.switch_backend("agg")
-    keras.Model.compile, keras.Model.fit = compile_plainly, fit_few
+    plt.subplots, plt.close, plt.show = _subplots, (lambda figure: None), (lambda: None)
+    keras.Model.compile, keras.Model.fit, keras.Model.predict = compile_plainly, fit_few, _predict
     try:
         yield
     finally:
         data.load_digits, matplotlib.cbook.get_sample_data, keras.Model.compile = functions
-        keras.Model.fit = fit
+        keras.Model.fit, keras.Model.predict = fit, predict
         os.environ.clear()
         os.environ.update(kept[0])
         os.chdir(kept[1])
         sys.path[:] = kept[2]
-        plt.close("all")
-        plt.switch_backend(kept[3])
+        plt.subplots, plt.close, plt.show = figures
         keras.utils.clear_session()
         gc.collect()

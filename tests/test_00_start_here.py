@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import NOTEBOOKS, ROOT, definitions, read_notebook
+from helpers import NOTEBOOKS, ROOT, definitions, read_notebook
 from sklearn.decomposition import PCA
 
 from ae_keras import cache, metrics, modelfile

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, drawn, read_notebook
+from helpers import ROOT, definitions, drawn, read_notebook
 from sklearn.decomposition import PCA
 
 from ae_keras import fingerprint, metrics, modelfile, seeds

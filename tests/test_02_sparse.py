@@ -7,7 +7,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, of, read_notebook, sigmoid
+from helpers import ROOT, definitions, of, read_notebook, sigmoid
 
 from ae_keras import metrics, modelfile, seeds, taught
 
@@ -180,8 +180,8 @@ def test_toy_codes_are_counted_as_the_text_says(page):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_validation_table_is_that_of_the_files(parts, name):
-    _, x_valid, _ = of(parts, "mnist")
+def test_validation_table_is_that_of_the_files(mnist, name):
+    _, x_valid, _ = mnist
     shown = {}
     for cell in (the_cell("rows_valid = {"), the_cell('rows_valid["256 units, top-k"]')):
         shown |= table(cell)
@@ -190,8 +190,8 @@ def test_validation_table_is_that_of_the_files(parts, name):
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_record_of_seed_0_is_that_of_the_files(parts, name):
-    _, _, x_test = of(parts, "mnist")
+def test_record_of_seed_0_is_that_of_the_files(mnist, name):
+    _, _, x_test = mnist
     row = seeds.read(MODELS / "mnist" / "02_sparse.seeds.json")["0"]["rows"][name]
     assert row == pytest.approx(facts(NAMES[name], "mnist", x_test), abs=2e-5)
 
@@ -219,8 +219,8 @@ def test_last_table_is_mean_and_deviation_of_the_record():
     assert set(shown) == {"PCA, 25 numbers", "PCA, 32 numbers", *SHOWN}
 
 
-def test_pca_was_fitted_on_the_training_part(parts):
-    x_train, _, x_test = (x.reshape(len(x), 784) for x in of(parts, "mnist"))
+def test_pca_was_fitted_on_the_training_part(mnist):
+    x_train, _, x_test = (x.reshape(len(x), 784) for x in mnist)
     mean = x_train.mean(axis=0, dtype=np.float64)
     moments = x_train.T.astype(np.float64) @ x_train / len(x_train)
     _, vectors = np.linalg.eigh(moments - np.outer(mean, mean))
@@ -245,8 +245,8 @@ def test_claim_holds_for_every_seed():
         assert l1["MSE"] > top_k["MSE"]
 
 
-def test_half_the_code_is_half_the_penalty_and_the_same_picture(parts):
-    _, x_valid, _ = of(parts, "mnist")
+def test_half_the_code_is_half_the_penalty_and_the_same_picture(mnist):
+    _, x_valid, _ = mnist
     z, x_hat = forward("02_sparse-l1-32", "mnist", x_valid)
     shown = table(the_cell("strong_decoder"))
     one, half = shown["the code"], shown["half the code, twice the decoder"]
@@ -260,8 +260,8 @@ def test_half_the_code_is_half_the_penalty_and_the_same_picture(parts):
         assert float(one[column]) == pytest.approx(value, abs=6e-5)
 
 
-def test_random_units_win_as_often_as_printed(parts):
-    _, x_valid, _ = of(parts, "mnist")
+def test_random_units_win_as_often_as_printed(mnist):
+    _, x_valid, _ = mnist
     w = np.random.default_rng(0).normal(0, (2 / 784) ** 0.5, (784, 256))
     sums = x_valid.reshape(-1, 784) @ w
     text = stored(the_cell("random_weights ="))
@@ -279,8 +279,8 @@ def test_random_units_win_as_often_as_printed(parts):
 # what the pictures are
 
 
-def test_patterns_are_decoder_rows_sorted_by_use(parts, trained):
-    _, x_valid, _ = of(parts, "mnist")
+def test_patterns_are_decoder_rows_sorted_by_use(mnist, trained):
+    _, x_valid, _ = mnist
     z, _ = forward("02_sparse", "mnist", x_valid)
     cell = the_cell("plots.image_grid(")
     noted = run(cell, top_k=trained, z_top_k=z)
@@ -294,8 +294,8 @@ def test_patterns_are_decoder_rows_sorted_by_use(parts, trained):
     assert f"{share[shown[0]]:.0%} down to {share[shown[-1]]:.1%}" in title
 
 
-def test_a_unit_is_taken_away_in_each_column(parts, trained):
-    _, x_valid, _ = of(parts, "mnist")
+def test_a_unit_is_taken_away_in_each_column(mnist, trained):
+    _, x_valid, _ = mnist
     z, x_hat = forward("02_sparse", "mnist", x_valid[:3])
     cell = the_cell("ink that is lost")
     rows, title = run(cell, top_k=trained, z_top_k=z.astype("float32"))["arguments"]
@@ -312,8 +312,8 @@ def test_a_unit_is_taken_away_in_each_column(parts, trained):
         np.testing.assert_allclose(rows["ink that is lost"][n].ravel(), lost, atol=1e-4)
 
 
-def test_code_bars_belong_to_their_images(parts, trained):
-    _, x_valid, _ = of(parts, "mnist")
+def test_code_bars_belong_to_their_images(mnist, trained):
+    _, x_valid, _ = mnist
     cell = the_cell("z_top_k = encode(")
     scope = {"top_k": trained, "x_valid": x_valid[:500]}
     encode = definitions(PATH, "encode")["encode"]

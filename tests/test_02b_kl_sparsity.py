@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from conftest import ROOT, definitions, of, read_notebook, sigmoid
+from helpers import ROOT, definitions, of, read_notebook, sigmoid
 
 from ae_keras import metrics, modelfile, taught
 
@@ -135,15 +135,15 @@ def test_both_units_of_the_drawing_have_the_same_mean(page):
 # what the tables say
 
 
-def test_validation_table_is_that_of_the_file(parts):
-    _, x_valid, _ = of(parts, "mnist")
+def test_validation_table_is_that_of_the_file(mnist):
+    _, x_valid, _ = mnist
     shown = rows_of(the_cell("plots.table(measure(x_valid))"))
     for name, value in errors("mnist", x_valid).items():
         assert float(shown[name][0]) == pytest.approx(value, abs=6e-5)
 
 
-def test_test_table_is_that_of_the_files(parts):
-    x_train, _, x_test = of(parts, "mnist")
+def test_test_table_is_that_of_the_files(mnist):
+    x_train, _, x_test = mnist
     shown = rows_of(the_cell("x_pca ="))
     expected = errors("mnist", x_test)
     for name, value in expected.items():

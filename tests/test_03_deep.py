@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, drawn, read_notebook, recorded, sigmoid
+from helpers import ROOT, definitions, drawn, read_notebook, recorded, sigmoid
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 

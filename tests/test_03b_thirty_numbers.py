@@ -7,7 +7,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, read_notebook, recorded
+from helpers import ROOT, definitions, read_notebook, recorded
 from sklearn.decomposition import PCA
 
 from ae_keras import fingerprint, modelfile

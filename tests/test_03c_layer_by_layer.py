@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, drawn, read_notebook, recorded
+from helpers import ROOT, definitions, drawn, read_notebook, recorded
 
 from ae_keras import fingerprint, modelfile, plots
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, Recorder, definitions, drawn, read_notebook, recorded, run_cell
+from helpers import ROOT, Recorder, definitions, drawn, read_notebook, recorded, run_cell
 from matplotlib.patches import Rectangle
 from scipy.special import expit
 from sklearn.decomposition import PCA
@@ -38,15 +38,6 @@ def page_for(dataset):
 @pytest.fixture(scope="module")
 def page():
     return page_for("mnist")
-
-
-@pytest.fixture(scope="module")
-def mnist(datasets):
-    """x_train, x_valid, x_test as the page splits them."""
-    if "mnist" not in datasets:
-        pytest.skip("MNIST is not at hand")
-    (x, _), (x_test, _), _ = datasets["mnist"]
-    return x[:55_000], x[55_000:], x_test
 
 
 @pytest.fixture(scope="module")

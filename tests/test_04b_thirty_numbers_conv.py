@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions
+from helpers import ROOT, definitions
 from scipy.special import expit
 from test_04_convolutional import (
     convolve,
@@ -34,15 +34,6 @@ def page():
         dataset="mnist",
         join=taught.join,
     )
-
-
-@pytest.fixture(scope="module")
-def mnist(datasets):
-    """x_train, x_valid, x_test as the page splits them."""
-    if "mnist" not in datasets:
-        pytest.skip("MNIST is not at hand")
-    (x, _), (x_test, _), _ = datasets["mnist"]
-    return x[:55_000], x[55_000:], x_test
 
 
 @pytest.fixture(scope="module")

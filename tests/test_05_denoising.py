@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage
-from conftest import ROOT, definitions, read_notebook
+from helpers import ROOT, definitions, read_notebook
 from scipy.special import expit
 from scipy.stats import norm
 from test_04_convolutional import convolve, stamp
@@ -37,15 +37,6 @@ def page_for(dataset):
 @pytest.fixture(scope="module")
 def page():
     return page_for("mnist")
-
-
-@pytest.fixture(scope="module")
-def mnist(datasets):
-    """x_train, x_valid, x_test as the page splits them, and the page's test noise."""
-    if "mnist" not in datasets:
-        pytest.skip("MNIST is not at hand")
-    (x, _), (x_test, _), _ = datasets["mnist"]
-    return x[:55_000], x[55_000:], x_test, noise_of_the_page(x_test)
 
 
 def noise_of_the_page(x_test):
@@ -234,7 +225,8 @@ def test_claim_is_what_the_table_says():
 
 def test_rows_of_the_rivals(mnist):
     """Recompute them by other means; the cubic is fitted to validation images."""
-    _x_train, x_valid, x_test, noisy = mnist
+    _, x_valid, x_test = mnist
+    noisy = noise_of_the_page(x_test)
     few, few_noisy = x_valid[:1000], data.add_gaussian_noise(x_valid, 0.5, seed=1)[:1000]
     rows = stored_rows()
 
@@ -258,7 +250,8 @@ def test_rows_of_the_rivals(mnist):
 
 def test_linear_map_and_mean_of_digits(mnist):
     """A ridge on three draws of the training images' noise; the weighted mean by its definition."""
-    x_train, x_valid, x_test, noisy = mnist
+    x_train, x_valid, x_test = mnist
+    noisy = noise_of_the_page(x_test)
     rows, clean = stored_rows(), x_train.reshape(-1, 784)
     products, targets = 0, 0
     for seed in range(3):

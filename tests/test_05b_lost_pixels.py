@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.ndimage
-from conftest import ROOT, definitions
+from helpers import ROOT, definitions
 from test_05_denoising import by_hand, mean_psnr, outputs, stored_rows
 
 from ae_keras import data, metrics, modelfile

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from conftest import ROOT, definitions, of, read_notebook
+from helpers import ROOT, definitions, drawn, read_notebook, run_cell
 
 PATH = ROOT / "notebooks" / "05c_probability.ipynb"
 
@@ -72,9 +72,9 @@ def test_kl_and_density_are_those_of_scipy(page, mean, deviation):
     np.testing.assert_allclose(page["cost_of"](z, mean, log_variance), -q.logpdf(z))
 
 
-def test_the_stored_costs_are_true(tables, parts):
+def test_the_stored_costs_are_true(tables, mnist):
     """Count white pixels image by image, with the log-likelihood written as a matrix product."""
-    x, _, x_test = (part.reshape(len(part), -1) > 0.5 for part in of(parts, "mnist"))
+    x, _, x_test = (part.reshape(len(part), -1) > 0.5 for part in mnist)
     rows, n = tables[0], len(x_test)
     assert list(rows) == ["coin", "mean image", "mean of the class"]
     p = (x.sum(axis=0) + 1) / (len(x) + 2)
@@ -83,8 +83,8 @@ def test_the_stored_costs_are_true(tables, parts):
         assert [float(cell) for cell in rows[name]] == pytest.approx([cost, cost], abs=0.06), name
 
 
-def test_the_stored_cost_of_a_known_class_is_true(tables, parts, datasets):
-    x, _, x_test = (part.reshape(len(part), -1) > 0.5 for part in of(parts, "mnist"))
+def test_the_stored_cost_of_a_known_class_is_true(tables, mnist, datasets):
+    x, _, x_test = (part.reshape(len(part), -1) > 0.5 for part in mnist)
     y, y_test = datasets["mnist"][0][1][: len(x)], datasets["mnist"][1][1]
     total = 0
     for digit in range(10):
@@ -118,3 +118,22 @@ def test_prose_says_what_the_tables_say(tables):
     assert f"saves {coin - mean_image:.0f} nats, and the label another" in prose
     assert f"the label another {mean_image - known:.0f}." in prose
     assert re.search(r"ln p\(x\) = -1\.386, bound -1\.609: 0\.223 nats too low", printed())
+
+
+def test_white_pixels_of_digits_have_neighbours_and_those_of_draws_do_not():
+    """Rows of white lines; coins of 0.5 for digit 0, and of 0.1 for digit 1, drawn by the label."""
+    lines = np.zeros((200, 28, 28, 1), "float32")
+    lines[:, 3::7] = 1
+    labels = np.repeat([0, 1], 100)
+    coins = np.stack([np.full((28, 28, 1), p) for p in (0.5, 0.1)])
+    scope = {"x_valid": lines, "y_valid": labels, "mean_of_class": coins, "seed": 0}
+    page = run_cell(PATH, "def white_neighbours", scope)
+    assert page["drawn"].shape == lines.shape and set(np.unique(page["drawn"])) == {0, 1}
+    assert page["drawn"][:100].mean() == pytest.approx(0.5, abs=0.01)
+    assert page["drawn"][100:].mean() == pytest.approx(0.1, abs=0.01)
+    # of a white pixel of digit 0 or 1, five in six and one in six; half or a tenth have a neighbour
+    assert page["shares"] == pytest.approx([1, 5 / 6 * 0.5 + 1 / 6 * 0.1], abs=0.01)
+    assert page["white_neighbours"](lines.transpose(0, 2, 1, 3)) == 0
+    ((name, (rows, title), _),) = drawn(PATH, "White pixels with a white", page)
+    assert name == "image_rows" and list(rows) == ["validation", "drawn"]
+    assert "100% in digits, 43% in draws" in title or "100% in digits, 44% in draws" in title

@@ -7,7 +7,7 @@ import matplotlib.cbook
 import numpy as np
 import pytest
 import scipy.spatial
-from conftest import ROOT, definitions, numpy_lstm
+from helpers import ROOT, definitions, numpy_lstm
 from sklearn.metrics import roc_auc_score
 
 from ae_keras import metrics, modelfile

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, numpy_lstm
+from helpers import ROOT, definitions, numpy_lstm
 
 from ae_keras import modelfile
 

@@ -10,7 +10,7 @@ import unicodedata
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, definitions, numpy_lstm
+from helpers import ROOT, definitions, numpy_lstm
 from num2words import num2words
 
 from ae_keras import modelfile

@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, build, weights_equal
+from helpers import ROOT, build, own_settings, weights_equal
 
 from ae_keras import cache, modelfile
 from ae_keras.errors import (
@@ -55,10 +55,23 @@ def path():
     return modelfile.models_folder() / "digits" / "00_test.h5"
 
 
-@pytest.fixture
-def trained(x, path):
+@pytest.fixture(scope="module")
+def made(x, tmp_path_factory):
+    """A model's weights, history and file, trained once for all tests."""
     model = build()
-    model.history_seen = run(model, x)
+    with own_settings(tmp_path_factory.mktemp("made")):
+        history = run(model, x)
+        file = modelfile.models_folder() / "digits" / "00_test.h5"
+        return model.get_weights(), history, file.read_bytes()
+
+
+@pytest.fixture
+def trained(made, path):
+    model = build()
+    weights, model.history_seen, file = made
+    model.set_weights(weights)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file)
     return model
 
 

@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from faults import DOWNLOADS
+from helpers import ROOT
 from test_cache import rendered
 
 from ae_keras import data

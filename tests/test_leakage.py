@@ -16,7 +16,7 @@ import numpy as np
 import pages
 import pytest
 import sklearn.base
-from conftest import NOTEBOOKS, read_notebook
+from helpers import NOTEBOOKS, read_notebook, trains
 from leaks import find_leaks
 
 from ae_keras import data
@@ -230,7 +230,7 @@ def differences(path, folder):
     """Run a page as it is and with noise for test data; name what is not the same both times."""
     as_is, noisy = (pages.run(path, folder / str(n), noise=bool(n)) for n in (0, 1))
     assert as_is.models.keys() == noisy.models.keys()
-    if "fit_or_load(" in path.read_text():
+    if trains(read_notebook(path)):
         assert "training, because" in as_is.text  # trains from a cold cache, one epoch a model
     epochs = [len(v) for m in as_is.models.values() for v in m.facts["history"].values()]
     assert set(epochs) == {1} or not as_is.models  # 00 keeps its models elsewhere, 05c has none

@@ -2,7 +2,7 @@
 
 import h5py
 import pytest
-from conftest import ROOT, build
+from helpers import ROOT, build
 
 from ae_keras import __main__ as main
 from ae_keras import modelfile, seeds

@@ -145,6 +145,7 @@ def test_image_grid_scales_each_image_or_all_alike(signed, shared):
     alike = [(-4, 4)] * 2 if signed else [(-0.5, 4)] * 2
     assert limits == (alike if shared else own)
     assert {axis.images[0].get_cmap().name for axis in axes} == {"RdBu_r" if signed else "gray"}
+    assert {axis.axison for axis in axes} == {signed}, "a white pixel at the edge needs a frame"
 
 
 @pytest.mark.parametrize("images", [np.zeros((3, 784)), np.zeros((0, 28, 28)), np.zeros((28, 28))])

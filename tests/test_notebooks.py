@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import outputs
 import pytest
-from conftest import NOTEBOOKS, ROOT, read_notebook
+from helpers import NOTEBOOKS, ROOT, read_notebook, trains
 
 from ae_keras import modelfile, seeds, taught
 
@@ -83,7 +83,7 @@ def test_form(path):
             assert part in text, f"no section {part!r}"
         assert text.count("<details>") >= 4
     assert text.count("<details>") == text.count("</details>")
-    if any("fit_or_load(" in cell.source for cell in code):
+    if trains(notebook):
         assert "saved_models" in text, "the reader isn't told which file to delete"
     assert not re.search("TODO|FIXME|XXX|@@", text), "unfinished"
 
@@ -256,7 +256,7 @@ def test_models_are_shipped_for_every_dataset(path):
     code = re.sub(r"over_seeds\([^,]+,", "", code)  # the name of a table, and of no model
     names = set(re.findall(r'"(\d\d[a-z]?_[a-z_]+(?:-[\w-]+)?)"', code))
     names.discard(START)  # it trains a model of its own, to show how
-    assert names or path.stem == START or "fit_or_load(" not in code
+    assert names or path.stem == START or not trains(notebook)
     assert datasets_of(notebook)
     for dataset in datasets_of(notebook):
         shipped = {p.stem for p in (ROOT / "saved_models" / dataset).glob("*.h5")}

@@ -3,7 +3,7 @@
 import hypothesis
 import numpy as np
 import pytest
-from conftest import build
+from helpers import build
 from hypothesis import strategies as st
 
 from ae_keras import modelfile

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import build
+from helpers import build
 
 from ae_keras import cache, seeds
 from ae_keras.errors import ArgumentError, DamagedModelError

@@ -8,7 +8,7 @@ import nbformat
 import PIL.Image
 import pytest
 import webpages
-from conftest import NOTEBOOKS, read_notebook
+from helpers import NOTEBOOKS, read_notebook
 
 BADGE = "[![Open in Colab](https://example.org/badge.svg)](https://example.org/page)"
 MARKDOWN = [
