@@ -7,6 +7,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c '$(FITS)' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 PY = $(VENV)/bin/python
+# two processes, one thread each: with more, they wait for each other
+PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 \
+	TF_NUM_INTEROP_THREADS=1 AE_KERAS_CACHE=require $(PY) -m pytest -q -n 2 --dist loadfile --nbval-lax \
+	--nbval-current-env --nbval-cell-timeout=120
 export PYTHONUTF8 = 1
 
 help:  ## print the targets
@@ -16,12 +20,10 @@ run: install  ## execute every notebook from the saved models, and write the pag
 	$(PY) tools/notebooks.py site
 
 test: install lint  ## run the unit tests, and every notebook as a test
-	$(PY) -m pytest -q -n 2 --dist loadfile
-	$(MAKE) --no-print-directory nbval
+	$(PYTEST) tests notebooks
 
-nbval: install  ## run the notebooks as tests, from the saved models
-	AE_KERAS_CACHE=require $(PY) -m pytest -q -n 2 --dist loadfile --nbval-lax \
-		--nbval-current-env --nbval-cell-timeout=120 notebooks
+nbval: install  ## run only the notebooks as tests, from the saved models
+	$(PYTEST) notebooks
 
 lab: install  ## open the notebooks in JupyterLab
 	$(PY) -m jupyter lab notebooks
