@@ -52,7 +52,7 @@ def image_grid(images, title, columns=8, signed=False, shared=False):
         images: shape (n, height, width) or (n, height, width, 1).
         title: states what is seen, and its number.
         columns: images in a line.
-        signed: draw negative values blue, 0 white and positive ones red.
+        signed: draw negative values blue, 0 white, positive ones red, and a frame round each image.
         shared: give all images one scale; otherwise each has its own.
 
     Returns:
