@@ -111,7 +111,8 @@ def _call(operation, parents, outputs, blocks, name):
     places = []
     for n, tensor in enumerate(outputs):
         label = _label(operation) if n == 0 else "its state"
-        blocks.append(Block(label, tuple(tensor.shape[1:]), parents, name))
+        shape = tuple(tensor.shape[1:]) or (1,)  # one number for each image
+        blocks.append(Block(label, shape, parents, name))
         places.append(len(blocks) - 1)
     return places
 
@@ -119,6 +120,8 @@ def _call(operation, parents, outputs, blocks, name):
 def _label(operation):
     """Say in two lines what a layer does: its class, and what matters of its settings."""
     kind = type(operation).__name__.replace("DTranspose", "D-\nTranspose")
+    if kind == "Lambda" and not operation.name.startswith("lambda"):
+        kind = operation.name  # it says what its function does
     if isinstance(operation, (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)):
         kind = f"{kind} ↻"
     window = getattr(operation, "kernel_size", ())

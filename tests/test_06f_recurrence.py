@@ -108,7 +108,7 @@ def test_softmax_and_its_loss(page, printed, prose):
     costs = -np.log(probabilities)
     shown, answer = re.search(r"probabilities \[(.*?)\] – answer: (\w+)", printed).groups()
     assert [float(p) for p in shown.split()] == pytest.approx(probabilities, abs=6e-4)
-    assert answer == "one"
-    assert f"if 'three' is right: {costs[2]:.2f}" in printed
-    assert f"{costs[0]:.2f} if it is the first one, and {costs[2]:.2f} if" in prose
-    assert "'two' is row 1 of the table: True" in printed
+    assert answer == "cat"
+    assert f"if 'bird' is right: {costs[2]:.2f}" in printed
+    assert f"{costs[0]:.2f} if *cat* is right, and {costs[2]:.2f} if *bird*" in prose
+    assert "'dog' is row 1 of the table: True" in printed

@@ -73,6 +73,16 @@ def test_two_outputs_and_a_cloud(decoder):
     assert len({b.column for b in blocks if b.shape == (2,)}) == 2  # mean and log_var side by side
 
 
+def test_a_named_lambda_is_called_by_its_name_and_a_scalar_is_one_number():
+    image = keras.Input((4, 4, 1))
+    code = layers.Dense(2)(layers.Flatten()(image))
+    total = layers.Lambda(lambda z: keras.ops.sum(z, axis=-1), output_shape=(), name="kl")(code)
+    model = keras.Model(image, [layers.Dense(16)(code), total])
+    blocks = networks.blocks_of(model)
+    assert [(b.label, b.shape) for b in blocks if b.label == "kl"] == [("kl", (1,))]
+    plots.network(model, "drawn without an error")
+
+
 def test_recurrent_models_and_states():
     series = keras.Input((9, 2))
     _, h, c = layers.LSTM(5, return_state=True)(series)
