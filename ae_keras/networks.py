@@ -120,8 +120,6 @@ def _call(operation, parents, outputs, blocks, name):
 def _label(operation):
     """Say in two lines what a layer does: its class, and what matters of its settings."""
     kind = type(operation).__name__.replace("DTranspose", "D-\nTranspose")
-    if kind == "Lambda" and not operation.name.startswith("lambda"):
-        kind = operation.name  # it says what its function does
     if isinstance(operation, (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)):
         kind = f"{kind} ↻"
     window = getattr(operation, "kernel_size", ())

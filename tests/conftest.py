@@ -6,9 +6,9 @@ import gc
 import keras
 import numpy as np
 import pytest
-from helpers import of, own_settings
+from helpers import build, of, own_settings
 
-from ae_keras import data
+from ae_keras import data, modelfile
 from ae_keras.errors import DataError
 
 
@@ -72,3 +72,29 @@ def x():
     images = np.random.default_rng(0).random((64, 6), dtype=np.float32)
     images.flags.writeable = False  # all tests share it
     return images
+
+
+@pytest.fixture
+def path():
+    return modelfile.models_folder() / "digits" / "00_test.h5"
+
+
+@pytest.fixture(scope="module")
+def made(request, x, tmp_path_factory):
+    """The weights, history and file of what the module's `run` trains, once for all its tests."""
+    model = build()
+    with own_settings(tmp_path_factory.mktemp("made")):
+        history = request.module.run(model, x)
+        file = modelfile.models_folder() / "digits" / "00_test.h5"
+        return model.get_weights(), history, file.read_bytes()
+
+
+@pytest.fixture
+def trained(made, path):
+    """A model with these weights, and its file at `path`."""
+    model = build()
+    weights, model.history_seen, file = made
+    model.set_weights(weights)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file)
+    return model

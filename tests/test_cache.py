@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, build, own_settings, weights_equal
+from helpers import ROOT, build, weights_equal
 
 from ae_keras import cache, modelfile
 from ae_keras.errors import (
@@ -48,31 +48,6 @@ def rendered(text):
             shown = part + shown[len(part) :]
         lines.append(shown.rstrip())
     return [line for line in lines if line]
-
-
-@pytest.fixture
-def path():
-    return modelfile.models_folder() / "digits" / "00_test.h5"
-
-
-@pytest.fixture(scope="module")
-def made(x, tmp_path_factory):
-    """A model's weights, history and file, trained once for all tests."""
-    model = build()
-    with own_settings(tmp_path_factory.mktemp("made")):
-        history = run(model, x)
-        file = modelfile.models_folder() / "digits" / "00_test.h5"
-        return model.get_weights(), history, file.read_bytes()
-
-
-@pytest.fixture
-def trained(made, path):
-    model = build()
-    weights, model.history_seen, file = made
-    model.set_weights(weights)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(file)
-    return model
 
 
 def files(path):

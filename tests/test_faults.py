@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from faults import DELETE, FILE, OTHER, REFUSED_FILES, document
-from helpers import ROOT, build, own_settings, weights_equal
+from helpers import ROOT, build, weights_equal
 
 from ae_keras import cache, modelfile
 from ae_keras.errors import CacheError, DamagedModelError
@@ -21,31 +21,6 @@ FIT = {"dataset": "digits", "epochs": 2, "batch_size": 16, "seed": 3}
 
 def run(model, x, **changes):
     return cache.fit_or_load(model, "00_test", x, x, **FIT | changes)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return modelfile.models_folder() / "digits" / "00_test.h5"
-
-
-@pytest.fixture(scope="module")
-def made(x, tmp_path_factory):
-    """A model's weights and file, trained once for all tests."""
-    model = build()
-    with own_settings(tmp_path_factory.mktemp("made")):
-        run(model, x)
-        file = modelfile.models_folder() / "digits" / "00_test.h5"
-        return model.get_weights(), file.read_bytes()
-
-
-@pytest.fixture
-def trained(made, path):
-    model = build()
-    weights, file = made
-    model.set_weights(weights)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(file)
-    return model
 
 
 def same_weights(saved, model):

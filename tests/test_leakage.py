@@ -233,7 +233,7 @@ def differences(path, folder):
     if trains(read_notebook(path)):
         assert "training, because" in as_is.text  # trains from a cold cache, one epoch a model
     epochs = [len(v) for m in as_is.models.values() for v in m.facts["history"].values()]
-    assert set(epochs) == {1} or not as_is.models  # 00 keeps its models elsewhere, 05c has none
+    assert set(epochs) == {1} or not as_is.models  # 00 keeps its models elsewhere; bridges: none
     held_out = [[m.facts["held_out"] for m in run.models.values()] for run in (as_is, noisy)]
     assert held_out[0] != held_out[1] or not any(held_out[0]), "the noise did not reach the page"
     first, second = fixed(as_is.names), fixed(noisy.names)

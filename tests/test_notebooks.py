@@ -3,6 +3,7 @@
 import ast
 import base64
 import inspect
+import itertools
 import re
 import shutil
 import subprocess
@@ -86,6 +87,15 @@ def test_form(path):
     if trains(notebook):
         assert "saved_models" in text, "the reader isn't told which file to delete"
     assert not re.search("TODO|FIXME|XXX|@@", text), "unfinished"
+
+
+@every_notebook
+def test_no_sentence_is_taken_for_a_list(path):
+    """A line that begins with "3. " inside a paragraph: some viewers make a list of it."""
+    lines = prose(read_notebook(path)).splitlines()
+    for before, line in itertools.pairwise(lines):
+        in_list = re.match(r"\s*\d+\. |   ", before) or not before.strip()
+        assert in_list or not re.match(r"\d+\. ", line), line
 
 
 @every_notebook
