@@ -41,7 +41,8 @@ def fit_or_load(
     from is unchanged: architecture, loss, optimizer, arguments of fit, and data. Otherwise the
     model is trained from the weights it came with, and saved beside the file under a name of
     its own: a file is replaced only if you delete it, or if it is damaged. The weights that a
-    training starts from are not compared.
+    training starts from are not compared. When it ends they are rounded to half precision, which
+    halves the file; what is measured on `held_out` is the rounded model.
 
     Args:
         model: a compiled functional or sequential model; it gets the trained weights.
@@ -338,6 +339,7 @@ def _fit(model, name, x, y, seed, fit_arguments):
             f"training diverged: {cause}; nothing was saved",
             "Lower the learning rate, or look for a logarithm of or a division by zero.",
         )
+    modelfile.halve(model)
     return history, seconds
 
 
@@ -376,9 +378,12 @@ def _evaluate(model, held_out):
 
 
 def _code_size(model):
-    """Count the numbers in the smallest tensor between input and output."""
-    sizes = []
-    for layer in model.layers[:-1]:
+    """Count the numbers in the smallest tensor between input and output.
+
+    Of a model that joins others, such as encoder and decoder, only what these hand on counts.
+    """
+    sizes, layers = [], model.layers[:-1]
+    for layer in [one for one in layers if isinstance(one, keras.Model)] or layers:
         if not isinstance(layer, keras.layers.InputLayer):
             sizes += [
                 np.prod(tensor.shape[1:], dtype=int)

@@ -33,6 +33,8 @@ def overwrite(content):
 
 def zero_block(image):
     middle = len(image) // 2
+    while not any(image[middle : middle + 512]):  # it is empty there already
+        middle += 512
     return image[:middle] + bytes(512) + image[middle + 512 :]
 
 
@@ -117,8 +119,8 @@ REFUSED_FILES = {  # what happened → how to make it, what is said
     "a Git LFS pointer in its place": (overwrite(POINTER), "not an HDF5 file"),
     "a block of zeros in it": (zero_block, UNSEALED),
     "a `.h5` as Keras writes it": (lambda image: image[: -modelfile.SEAL_SIZE], UNSEALED),
-    "weights of float64": (store(np.float64), "dense/kernel is float64, not float32"),
-    "weights of int8": (store(np.int8), "dense/kernel is int8, not float32"),
+    "weights of float64": (store(np.float64), "dense/kernel is float64, not float32 or float16"),
+    "weights of int8": (store(np.int8), "dense/kernel is int8, not float32 or float16"),
     "NaN among the weights": (store(lambda w: w * np.nan), "its weights hold NaN or infinity"),
     "the last layer of another shape": (
         store(lambda w: w[:, :5]),

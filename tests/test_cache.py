@@ -61,7 +61,8 @@ def test_trains_as_fit_does(x, path, seed):
     history = run(model, x, Y, seed=seed)
     keras.utils.set_random_seed(seed)
     expected = plain.fit(x, Y, epochs=2, batch_size=16, verbose=0, validation_data=VALID)
-    assert weights_equal(model, plain)
+    for weight, exact in zip(model.get_weights(), plain.get_weights(), strict=True):
+        assert np.array_equal(weight, exact.astype(np.float16))  # half precision, for the file
     assert history.history == expected.history
     assert set(history.history) == {"loss", "val_loss"}
     assert history.epoch == expected.epoch
@@ -111,7 +112,8 @@ def test_held_out_metrics_are_those_of_the_held_out_part(trained, x):
     errors = {part: squared_error(trained, pair) for part, pair in parts.items()}
     for found in (trained.history_seen.held_out, history.held_out):
         assert found == {"loss": pytest.approx(errors["test"], rel=1e-5)}
-    assert history.history["val_loss"][-1] == pytest.approx(errors["validation"], rel=1e-5)
+    # what fit reports is of the weights before they are rounded for the file
+    assert history.history["val_loss"][-1] == pytest.approx(errors["validation"], rel=1e-3)
     for a, b in (("test", "validation"), ("test", "training"), ("validation", "training")):
         assert abs(errors[a] / errors[b] - 1) > 1e-3  # so that a mistake would show
     assert abs(squared_error(build(), TEST) / errors["test"] - 1) > 1e-3
@@ -262,6 +264,35 @@ def test_deleting_the_file_trains_again_to_the_same_weights(trained, x, path):
     assert weights_equal(trained_before, trained)
 
 
+def test_weights_are_kept_in_half_precision(trained, path):
+    """The model in memory has the same weights as its file, which Keras opens, too."""
+    found = {}
+    with h5py.File(path) as file:
+        file["model_weights"].visititems(
+            lambda name, item: found.update({name: item[()]} if hasattr(item, "dtype") else {})
+        )
+    assert len(found) == len(trained.get_weights()) == 4
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float16)}
+    opened = keras.models.load_model(path, compile=False)
+    assert weights_equal(opened, trained)
+
+
+def test_what_half_precision_cant_hold_is_kept_whole(trained, path):
+    facts = modelfile.read(path).facts
+    model = build()
+    kernel, bias, *others = model.get_weights()
+    kernel[0, 0], bias[0] = 1e5, 1 / 3  # beyond float16's range, and between two of its numbers
+    model.set_weights([kernel, bias, *others])
+    modelfile.save(model, path, facts)
+    for saved, weight in zip(modelfile.read(path).weights, model.get_weights(), strict=True):
+        assert np.array_equal(saved, weight)
+    modelfile.halve(model)
+    first, second, *rest = model.get_weights()
+    assert np.array_equal(first, kernel) and second[0] == np.float32(np.float16(1 / 3))
+    for half, weight in zip(rest, others, strict=True):
+        np.testing.assert_allclose(half, weight, rtol=5e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "html", "flipped", "foreign", "nan"])
 def test_a_damaged_file_is_never_loaded(trained, x, path, monkeypatch, damage):
     image = bytearray(path.read_bytes())
@@ -272,7 +303,7 @@ def test_a_damaged_file_is_never_loaded(trained, x, path, monkeypatch, damage):
     elif damage == "html":
         path.write_text("<!doctype html><title>Log in to this network</title>")
     elif damage == "flipped":
-        weight = trained.get_weights()[0].tobytes()
+        weight = trained.get_weights()[0].astype(np.float16).tobytes()
         image[bytes(image).index(weight) + 5] ^= 1
         path.write_bytes(image)
     elif damage == "foreign":
