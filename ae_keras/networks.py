@@ -16,6 +16,7 @@ class Block:
     shape: tuple
     parents: list  # positions of the blocks that it is made from
     model: str  # name of the nested model that it belongs to, or ""
+    layer: str = ""  # name of the layer that makes it
     column: int = 0
 
     @property
@@ -82,6 +83,10 @@ def blocks_of(model):
     _trace(model, list(range(len(blocks))), blocks, "")
     for block in blocks:
         block.column = max((blocks[parent].column + 1 for parent in block.parents), default=0)
+    drawn = [(block.label, block.parents) for block in blocks]
+    for block, own in zip(blocks, drawn, strict=True):
+        if block.layer and drawn.count(own) > 1:  # two heads of one layer: tell them apart
+            block.label += f"\n{block.layer}"
     return blocks
 
 
@@ -112,7 +117,7 @@ def _call(operation, parents, outputs, blocks, name):
     for n, tensor in enumerate(outputs):
         label = _label(operation) if n == 0 else "its state"
         shape = tuple(tensor.shape[1:]) or (1,)  # one number for each image
-        blocks.append(Block(label, shape, parents, name))
+        blocks.append(Block(label, shape, parents, name, operation.name if n == 0 else ""))
         places.append(len(blocks) - 1)
     return places
 
@@ -120,6 +125,8 @@ def _call(operation, parents, outputs, blocks, name):
 def _label(operation):
     """Say in two lines what a layer does: its class, and what matters of its settings."""
     kind = type(operation).__name__.replace("DTranspose", "D-\nTranspose")
+    if kind == "Lambda":  # what it does is in its name alone
+        return f"{kind}\n{operation.name}"
     if isinstance(operation, (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)):
         kind = f"{kind} ↻"
     window = getattr(operation, "kernel_size", ())
@@ -137,12 +144,16 @@ def _label(operation):
 def _code_size(blocks):
     """Return the size of the code: the smallest tensor inside, or the smaller end of half a model.
 
-    An encoder alone ends in the code, and a decoder alone begins with it.
+    An encoder alone ends in the code, and a decoder alone begins with it. Of a model that joins
+    others, such as encoder and decoder, only what lies in these counts.
     """
     used = {parent for block in blocks for parent in block.parents}
     inputs = [block.size for block in blocks if not block.parents]
     outputs = [block.size for n, block in enumerate(blocks) if n not in used]
-    inside = [block.size for n, block in enumerate(blocks) if block.parents and n in used]
+    inside = {n: block.size for n, block in enumerate(blocks) if block.parents and n in used}
+    if joined := [size for n, size in inside.items() if blocks[n].model]:
+        return min(joined)
+    inside = list(inside.values())
     if max(outputs) < max(inputs):
         return min(outputs + inside)
     return min(inputs + inside) if max(inputs) < max(outputs) or not inside else min(inside)

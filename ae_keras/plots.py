@@ -218,8 +218,9 @@ def panels(n, title, width=3.5, height=3.2):
 def scatter(points, labels, title):
     """Draw points in the plane, coloured by class, in one panel or several side by side.
 
-    Each class's digit stands at the median of its points. An axis leaves out the outermost
-    hundredth of the points, so that a few of them don't squeeze the rest.
+    Each class's digit stands at the median of its points, or beside it where digits would
+    overlap. An axis leaves out the outermost hundredth of the points, so that a few of them don't
+    squeeze the rest.
 
     Args:
         points: dict of panel title → points with shape (n, 2).
@@ -237,16 +238,31 @@ def scatter(points, labels, title):
     for axis, (name, cloud) in zip(axes, points.items(), strict=True):
         cloud = np.asarray(cloud)
         axis.scatter(*cloud.T, c=labels, s=3, cmap="tab10", vmin=-0.5, vmax=9.5)
-        for label in np.unique(labels):
-            x, y = np.median(cloud[labels == label], axis=0)
-            style = {"fontsize": 13, "weight": "bold", "path_effects": outline}
-            axis.text(x, y, str(label), ha="center", va="center", **style)
         low, high = np.percentile(cloud, [0.5, 99.5], axis=0)
         margin = 0.05 * (high - low) + 1e-9
         low, high = low - margin, high + margin
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        classes = np.unique(labels)
+        middles = np.stack([np.median(cloud[labels == label], axis=0) for label in classes])
+        places = _pushed_apart((middles - low) / (high - low), gap=0.06)
+        for label, (x, y) in zip(classes, low + places * (high - low), strict=True):
+            style = {"fontsize": 13, "weight": "bold", "path_effects": outline}
+            axis.text(x, y, str(label), ha="center", va="center", **style)
         axis.set_title(name, fontsize=10)
     return figure
+
+
+def _pushed_apart(places, gap):
+    """Move places of shape (n, 2) as far as is needed for no two to be nearer than a gap."""
+    for _ in range(200):
+        steps = places[:, np.newaxis] - places  # (n, n, 2)
+        distances = np.linalg.norm(steps, axis=-1)
+        missing = np.maximum(gap - distances, 0) * (1 - np.eye(len(places)))
+        if missing.max(initial=0) < 0.01 * gap:
+            break
+        shares = missing / np.maximum(distances, 1e-9) / 2
+        places = places + np.sum(shares[..., np.newaxis] * steps, axis=1)
+    return places
 
 
 def slider(draw, **ranges):

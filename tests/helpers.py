@@ -153,3 +153,40 @@ def recorded(key):
     if not path.is_file():
         pytest.skip(f"no seeds are recorded: make seeds NB={key.partition('-')[0]}")
     return seeds.read(path)
+
+
+def stored_tables(path):
+    """Read the tables that a page shows, each as row → column → cell."""
+    found = []
+    for cell in read_notebook(path).cells:
+        for output in cell.get("outputs", []):
+            if text := output.get("data", {}).get("text/markdown"):
+                head, _, *lines = ([c.strip() for c in li.split("|")] for li in text.splitlines())
+                found.append({row: dict(zip(head[2:-1], c, strict=False)) for _, row, *c in lines})
+    return found
+
+
+def stored_text(path):
+    """Read all that a page prints."""
+    outputs = [out for cell in read_notebook(path).cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") for out in outputs)
+
+
+def figures():
+    """Make a scope for `run_cell` whose `plots` draws, so that a test can look into the figure."""
+    from matplotlib.patches import Circle, Ellipse
+    from scipy.stats import norm
+
+    from ae_keras import plots
+
+    class Looking(Recorder):
+        COLORS = plots.COLORS
+
+        def __getattr__(self, name):
+            def call(*args, **kwargs):
+                self.calls.append((name, args, kwargs))
+                return getattr(plots, name)(*args, **kwargs)
+
+            return call
+
+    return {"plots": Looking(), "Circle": Circle, "Ellipse": Ellipse, "norm": norm}

@@ -285,8 +285,8 @@ def test_scatter_colours_each_point_by_its_own_label():
 
 def test_scatter_writes_each_digit_at_the_middle_of_its_points():
     random = np.random.default_rng(0)
-    labels = random.permutation(np.repeat([0, 2, 7], 51))
-    points = random.normal(size=(153, 2)) + np.stack([20.0 * labels, -30.0 * labels], axis=1)
+    labels = random.permutation(np.repeat([0, 2, 7], 510))
+    points = random.normal(size=(1530, 2)) + np.stack([20.0 * labels, -30.0 * labels], axis=1)
     points[np.flatnonzero(labels == 7)[0]] = 1e4  # an outlier moves a mean, and the axis
     axis = plots.scatter({"a": points}, labels, "title").axes[0]
     written = {text.get_text(): text.get_position() for text in axis.texts}
@@ -295,6 +295,18 @@ def test_scatter_writes_each_digit_at_the_middle_of_its_points():
         np.testing.assert_allclose(place, np.median(points[labels == int(label)], axis=0))
         for position, (low, high) in zip(place, (axis.get_xlim(), axis.get_ylim()), strict=True):
             assert low < position < high
+
+
+def test_scatter_moves_digits_apart_where_they_would_overlap():
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.arange(500) % 10)
+    points = random.normal(0, (1, 20), size=(500, 2))  # all classes lie on one another
+    axis = plots.scatter({"a": points}, labels, "title").axes[0]
+    size = [np.ptp(limits) for limits in (axis.get_xlim(), axis.get_ylim())]
+    places = np.array([text.get_position() for text in axis.texts]) / size
+    apart = np.linalg.norm(places[:, np.newaxis] - places, axis=-1) + np.eye(10)
+    assert len(places) == 10 and apart.min() > 0.055
+    assert np.abs(places).max() < 0.25  # still in the middle
 
 
 def test_panels_and_chart_are_empty_closed_and_labelled():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from ae_keras import networks, plots
+from ae_keras import cache, networks, plots
 from ae_keras.errors import ArgumentError
 
 layers = keras.layers
@@ -63,22 +63,36 @@ def test_a_shared_encoder_is_drawn_twice(encoder):
 def test_two_outputs_and_a_cloud(decoder):
     image = keras.Input((4, 4, 1))
     features = layers.Dense(8)(layers.Flatten()(image))
-    mean, log_var = layers.Dense(2)(features), layers.Dense(2)(features)
-    z = layers.Lambda(lambda pair: pair[0], output_shape=(2,))([mean, log_var])
+    mean, log_var = (layers.Dense(2, name=name)(features) for name in ("mean", "log_var"))
+    z = layers.Lambda(lambda pair: pair[0], output_shape=(2,), name="sample")([mean, log_var])
     encoder = keras.Model(image, [mean, log_var, z], name="encoder")
     mean, log_var, z = encoder(image)
     blocks = networks.blocks_of(keras.Model(image, [layers.Dense(16)(z), mean, log_var]))
-    lambda_ = next(b for b in blocks if b.label == "Lambda")
-    assert [blocks[p].label for p in lambda_.parents] == ["Dense", "Dense"]
+    lambda_ = next(b for b in blocks if b.label == "Lambda\nsample")
+    assert [blocks[p].label for p in lambda_.parents] == ["Dense\nmean", "Dense\nlog_var"]
+    assert "Dense" in {b.label for b in blocks}  # one alone needs no name
     assert len({b.column for b in blocks if b.shape == (2,)}) == 2  # mean and log_var side by side
+
+
+def test_the_code_of_joined_models_is_what_they_hand_on():
+    """A cloud of two numbers, weighed by layers outside that make fewer numbers of it."""
+    image, z = keras.Input((6,)), keras.Input((2,))
+    encoder = keras.Model(image, layers.Dense(2)(layers.Dense(4)(image)), name="encoder")
+    decoder = keras.Model(z, layers.Dense(6)(layers.Dense(4)(z)), name="decoder")
+    code = encoder(image)
+    price = layers.Dense(1)(code)
+    for outputs in ([decoder(code), price], layers.Dense(1)(decoder(code))):
+        model = keras.Model(image, outputs)
+        assert networks._code_size(networks.blocks_of(model)) == 2
+        assert cache._code_size(model) == 2
 
 
 def test_a_scalar_is_one_number():
     image = keras.Input((4, 4, 1))
     code = layers.Dense(2)(layers.Flatten()(image))
-    total = layers.Lambda(lambda z: keras.ops.sum(z, axis=-1), output_shape=())(code)
+    total = layers.Lambda(lambda z: keras.ops.sum(z, axis=-1), output_shape=(), name="sum")(code)
     model = keras.Model(image, [layers.Dense(16)(code), total])
-    assert [b.shape for b in networks.blocks_of(model) if b.label == "Lambda"] == [(1,)]
+    assert [b.shape for b in networks.blocks_of(model) if b.label == "Lambda\nsum"] == [(1,)]
     plots.network(model, "drawn without an error")
 
 
