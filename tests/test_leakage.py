@@ -26,8 +26,10 @@ EMPTIEST = "np.argsort(ink, kind='stable')"
 REPORTS = {  # found by `leaks`, and no leak: they say something of test data, and decide nothing
     "04_convolutional": [EMPTIEST],  # measures on the images that have room to be moved
     "04b_thirty_numbers_conv": [EMPTIEST],
-    "06b_random_draws": ["shares.argmin()"],  # names the rarest digit
-    "06c_twenty_axes": ["NearestNeighbors(n_neighbors=k).fit(others)"],  # precision and recall
+    "06c_twenty_axes": [
+        "NearestNeighbors(n_neighbors=k).fit(others)",  # precision and recall
+        "learner.fit(np.concatenate([z[:half], other[:half]]), origin)",  # a referee of codes
+    ],
     "07c_translation": ["np.argsort(-missed)"],  # the words most often missed, first
 }
 ANSWERS = {  # the same in the folded answers: what separates bold codes from thin ones, and axes
