@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 
 import nbformat
@@ -120,6 +121,16 @@ def test_tables_and_folds_are_whole(path):
         assert re.match(r".*\n\|[ :|-]+\|\n\|", table), f"no head: {table[:80]}"
     for line in text.splitlines():
         assert not re.search("(?<=.)<details>|</details>.", line), line
+
+
+@every_notebook
+def test_code_in_prose_can_be_copied(path):
+    """A fence opens and closes on a line of its own, and what stands between is Python."""
+    text = prose(read_notebook(path))
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```$", text, re.S | re.M)
+    assert len(blocks) == text.count("```python") == text.count("```") / 2
+    for block in blocks:
+        ast.parse(textwrap.dedent(block))
 
 
 @every_notebook
