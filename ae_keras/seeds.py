@@ -190,7 +190,7 @@ def _cell(value, values, places):
     margin = max(high - low, 1e-3 * abs(high), 1e-9)
     if not low - margin <= value <= high + margin:
         return f"{alone} !"
-    if np.isclose(low, high, rtol=1e-3, atol=1e-12):
+    if np.isclose(low, high, rtol=1e-3, atol=1e-12) and high - low < 10.0**-places:
         return alone
     if isinstance(value, int):
         places = 1

@@ -38,6 +38,17 @@ def test_mean_and_deviation(rows, capsys):
     assert shown["network"]["MSE"] == "0.1 ± 0.0"
 
 
+def test_a_small_spread_is_shown_where_the_digits_show_it(rows):
+    """99.93 and 100 differ by less than a thousandth, and by more than the last digit."""
+    for seed, value in enumerate((99.93, 99.97, 100.0, 99.93, 99.96)):
+        fingerprints = cache.fingerprints() if seed == 0 else {"00_test": f"of seed {seed}"}
+        seeds.add("00_near", "digits", seed, {"rows": table(value), "fingerprints": fingerprints})
+    shown = seeds.over_seeds("00_near", "digits", table(99.93), decimals={"MSE": 2})
+    assert shown["network"]["MSE"] == "99.96 ± 0.03"
+    shown = seeds.over_seeds("00_near", "digits", table(99.93), decimals={"MSE": 0})
+    assert shown["network"]["MSE"] == "100"
+
+
 def test_a_value_far_from_all_seeds_is_shown_as_it_is(rows, capsys):
     shown = seeds.over_seeds("00_test", "digits", table(0.9))
     assert shown["network"]["MSE"] == "0.9000 !"
