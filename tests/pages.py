@@ -34,7 +34,7 @@ TRAIN, VALID, TEST = 660, 60, 97  # images; the last twelfth of the training set
 FEW = 100  # samples that a training gets, of these or of a page's own data
 PLAINLY = {"jit_compile": False, "run_eagerly": True, "steps_per_execution": 1}
 MARKS = {  # page with data of its own → the code after which its data are shrunk
-    "07c_translation": r"^target = \{",
+    "07c_translation": r"^parts = \{",
 }
 
 
@@ -125,23 +125,28 @@ def change_sources(noise):
 
 
 def change_07c(names, noise):
-    """Keep few sentences; for noise, give the test part those of other numbers."""
-    sides, parts = (names["source"], names["target"]), names["parts"]
-    learned = [[s.split() for s in side["training"][:400]] for side in sides]
-    known = [{word for words in sentences for word in words} for sentences in learned]
-    longest = [max(map(len, sentences)) for sentences in learned]
+    """Keep few numbers; for noise, give the test part others."""
+    parts, spell = names["parts"], names["spell"]
+    learned = {kind: numbers[:200] for kind, numbers in parts["training"].items()}
+    spoken = {
+        language: [spell(n, language) for numbers in learned.values() for n in numbers]
+        for language in (names["language"], "en")
+    }
 
-    def can_be_read(example):
-        words = [sentence.split() for sentence in example[1:]]
-        return all(set(w) <= k and len(w) <= n for w, k, n in zip(words, known, longest))  # noqa: B905
+    def can_be_read(number):
+        for language, sentences in spoken.items():
+            known = {word for sentence in sentences for word in sentence}
+            sentence = spell(number, language)
+            if not set(sentence) <= known or len(sentence) > max(map(len, sentences)):
+                return False
+        return True
 
-    for part in parts:
-        every = zip(parts[part], sides[0][part], sides[1][part], strict=True)
-        kept = list(filter(can_be_read, every))[: 400 if part == "training" else 60]
-        numbers, sources, targets = map(list, zip(*kept, strict=True))
-        if noise and part == "test":
-            sources, targets = sources[::-1], [*targets[1:], targets[0]]
-        parts[part], sides[0][part], sides[1][part] = np.array(numbers), sources, targets
+    for part in ("validation", "test"):
+        for kind, numbers in parts[part].items():
+            kept = np.array(list(filter(can_be_read, numbers[:100])))
+            half = len(kept) // 2
+            parts[part][kind] = kept[half:] if noise and part == "test" else kept[:half]
+    parts["training"] = learned
 
 
 @functools.cache

@@ -30,7 +30,7 @@ REPORTS = {  # found by `leaks`, and no leak: they say something of test data, a
         "NearestNeighbors(n_neighbors=k).fit(others)",  # precision and recall
         "learner.fit(np.concatenate([z[:half], other[:half]]), origin)",  # a referee of codes
     ],
-    "07c_translation": ["np.argsort(-missed)"],  # the words most often missed, first
+    "07c_translation": ["unknown or not 0 < len(words) <= source_length"],  # checks a sentence
 }
 ANSWERS = {  # the same in the folded answers: what separates bold codes from thin ones, and axes
     "06c_twenty_axes": [
