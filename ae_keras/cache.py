@@ -6,6 +6,7 @@ belongs to the notebook stands in `fingerprint`.
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -382,14 +383,21 @@ def _code_size(model):
 
     Of a model that joins others, such as encoder and decoder, only what these hand on counts.
     """
-    sizes, layers = [], model.layers[:-1]
-    for layer in [one for one in layers if isinstance(one, keras.Model)] or layers:
-        if not isinstance(layer, keras.layers.InputLayer):
-            sizes += [
-                np.prod(tensor.shape[1:], dtype=int)
-                for tensor in _arrays(layer.output)
-                if None not in tensor.shape[1:]
-            ]
+    graph = getattr(model, "_functional", model)  # where a Sequential keeps its own
+    used = itertools.chain(*graph._nodes_by_depth.values())  # a node for each use of a layer
+    nodes = [
+        node
+        for node in used
+        if isinstance(node.operation, keras.layers.Layer) and not node.is_input
+    ]
+    joined = [node for node in nodes if isinstance(node.operation, keras.Model)]
+    ends = {id(tensor) for tensor in graph.outputs}
+    sizes = [
+        np.prod(tensor.shape[1:], dtype=int)
+        for node in joined or nodes
+        for tensor in node.output_tensors
+        if id(tensor) not in ends and None not in tensor.shape[1:]
+    ]
     return int(min(sizes, default=0))
 
 

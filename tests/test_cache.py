@@ -173,6 +173,25 @@ def test_file_is_a_whole_model_that_keras_opens(trained, x, path):
     assert weights_equal(weights_only, trained)
 
 
+class Halved(keras.layers.Layer):
+    """Sums of pairs, and back: one layer, used in both directions."""
+
+    def call(self, inputs, back=False):
+        return keras.ops.repeat(inputs, 2, axis=-1) if back else inputs[:, ::2] + inputs[:, 1::2]
+
+
+def test_code_size_of_a_layer_that_is_used_twice():
+    image, halve = keras.Input((6,)), Halved()
+    assert cache._code_size(keras.Model(image, halve(halve(image), back=True))) == 3
+    dense = keras.layers.Dense(6)
+    assert cache._code_size(keras.Model(image, dense(dense(image)))) == 6
+
+
+def test_code_size_of_a_sequential_model():
+    layers = [keras.layers.Dense(units) for units in (5, 2, 6)]
+    assert cache._code_size(keras.Sequential([keras.Input((6,)), *layers])) == 2
+
+
 def test_file_says_where_it_comes_from(trained, x, path):
     with h5py.File(path) as file:
         facts = {k: v for k, v in file.attrs.items() if k.startswith("ae_keras_")}
