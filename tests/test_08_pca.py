@@ -1,5 +1,6 @@
 """08_pca: the page against scikit-learn and NumPy, and its tables against its models."""
 
+import itertools
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from helpers import ROOT, definitions, of, stored_tables, stored_text
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
-from ae_keras import data, modelfile
+from ae_keras import modelfile
 
 PATH = ROOT / "notebooks" / "08_pca.ipynb"
 SIZES = (2, 10, 32)
@@ -22,17 +23,23 @@ def page():
 
 
 @pytest.fixture(scope="module")
-def sets():
+def rows(parts):
     """Training and test images as rows, by dataset."""
-    found = {}
-    for name in ("mnist", "digits"):
-        try:
-            (x_train, _), (x_test, _), _ = data.load_digits(name)
-        except data.DataError:
-            continue
-        x_train = x_train[: len(x_train) * 11 // 12]
-        found[name] = x_train.reshape(-1, 784), x_test.reshape(-1, 784)
-    return found
+    return {name: (flat(train), flat(test)) for name, (train, _, test) in parts.items()}
+
+
+@pytest.fixture(scope="module")
+def pca(rows):
+    """scikit-learn's PCA of MNIST's training images."""
+    return fit_pca(of(rows, "mnist")[0], 331)
+
+
+def flat(images):
+    return images.reshape(len(images), 784)
+
+
+def fit_pca(x, k):
+    return PCA(k, svd_solver="covariance_eigh").fit(x.astype(np.float64))
 
 
 def linear(dataset, k, kind):
@@ -41,10 +48,9 @@ def linear(dataset, k, kind):
     saved = modelfile.read(ROOT / "saved_models" / dataset / f"{name}.h5")
     weights = [np.asarray(w, dtype=np.float64) for w in saved.weights]
     if kind == "tied":
-        w, b, c = weights[:3]
+        w, b, c = weights
         return w, b, w.T, c
-    w, b, v, c = weights
-    return w, b, v, c
+    return weights
 
 
 def angle(patterns, axes):
@@ -75,27 +81,28 @@ def test_the_best_line_of_the_drawing_is_that_of_pca(page):
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
-def test_the_page_projects_as_scikit_learn_does(sets, dataset):
-    x_train, x_test = of(sets, dataset)
-    if dataset == "mnist":
-        x_train = x_train[:5000]  # for speed
+def test_the_page_projects_as_scikit_learn_does(rows, dataset):
+    x_train, x_test = of(rows, dataset)
+    x_train, x_test = x_train[:5000], x_test[:200].astype(np.float64)  # for speed
     page = definitions(PATH, "project", x_train=x_train)
     for k in SIZES:
         pca = PCA(k, svd_solver="full").fit(x_train.astype(np.float64))
-        expected = pca.inverse_transform(pca.transform(x_test[:200].astype(np.float64)))
-        np.testing.assert_allclose(page["project"](x_test[:200], k), expected, atol=1e-6)
+        expected = pca.inverse_transform(pca.transform(x_test))
+        np.testing.assert_allclose(page["project"](x_test, k), expected, atol=1e-6)
 
 
-def test_the_explained_variance_is_that_of_mnist(sets):
-    x_train, _ = of(sets, "mnist")
-    explained = np.cumsum(
-        PCA(400, svd_solver="covariance_eigh")
-        .fit(x_train.astype(np.float64))
-        .explained_variance_ratio_
-    )
+def test_the_explained_variance_is_that_of_mnist(pca):
+    explained = np.cumsum(pca.explained_variance_ratio_)
     needed = [int(np.sum(explained < share)) + 1 for share in (0.9, 0.95, 0.99)]
     assert needed == [87, 154, 331]
     assert "90%: 87 numbers, 95%: 154 numbers, 99%: 331 numbers" in stored_text(PATH)
+
+
+def test_zeros_and_ones_lie_at_the_ends_of_the_first_axis(datasets, pca):
+    x, y = of(datasets, "mnist")[0]
+    places = flat(x) @ pca.components_[0]
+    means = [np.mean(places[y == digit]) for digit in range(10)]
+    assert {np.argmin(means), np.argmax(means)} == {0, 1}
 
 
 def test_angles_are_those_of_the_definition(page):
@@ -114,79 +121,84 @@ def test_the_networks_compute_the_formula(page):
     random = np.random.default_rng(0)
     x = random.random((4, 784), dtype=np.float32)
     for kind in KINDS:
-        encoder, decoder = page[f"build_{kind}"](10)
+        encoder, decoder, autoencoder = page[f"build_{kind}"](10)
         for model in (encoder, decoder):  # biases start at 0, where a lost one isn't seen
             model.set_weights([random.normal(0, 0.1, w.shape) for w in model.get_weights()])
-        weights = encoder.get_weights()
         if kind == "tied":
-            w, b, c = encoder.get_weights()
+            w, b, c = autoencoder.get_weights()
             v = w.T
-            assert len(encoder.weights) == 3 and decoder.count_params() == encoder.count_params()
         else:
-            (w, b), (v, c) = weights, decoder.get_weights()
+            w, b, v, c = autoencoder.get_weights()
         z = x @ w + b
         np.testing.assert_allclose(encoder(x), z, atol=1e-5)
         np.testing.assert_allclose(decoder(z), z @ v + c, atol=1e-4)
         np.testing.assert_allclose(page["patterns_of"](encoder, decoder), v, atol=1e-5)
         np.testing.assert_allclose(page["copies_of"](x, encoder, decoder), z @ v + c, atol=1e-4)
+        np.testing.assert_allclose(autoencoder(x), z @ v + c, atol=1e-4)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
-def test_the_linear_autoencoders_are_pca(sets, dataset):
-    """Errors within 0.1 %, and angles within 1° (MNIST): computed by NumPy alone."""
-    x_train, x_test = of(sets, dataset)
-    pca = PCA(32, svd_solver="covariance_eigh").fit(x_train.astype(np.float64))
-    (table,) = (t for t in stored_tables(PATH) if "PCA, 2" in t)
-    for k in SIZES:
-        axes = pca.components_[:k]
-        for kind in KINDS:
-            w, b, v, c = linear(dataset, k, kind)
-            for part, x in (("training", x_train), ("test", x_test)):
-                centred = x - pca.mean_
-                by_pca = np.mean((centred - centred @ axes.T @ axes) ** 2)
-                error = np.mean((x - (x @ w + b) @ v - c) ** 2)
-                assert abs(error / by_pca - 1) < 1e-3
-                if dataset == "mnist":
-                    row = table[f"{kind}, {k}"]
-                    assert float(row[f"{part} MSE"]) == pytest.approx(error, abs=6e-5)
-                    assert float(table[f"PCA, {k}"][f"{part} MSE"]) == pytest.approx(
-                        by_pca, abs=6e-5
-                    )
-                    more = float(row[f"{part}: more than PCA"].split()[0])
-                    assert more == pytest.approx(100 * (error / by_pca - 1), abs=5e-4)
-            if dataset == "mnist":
-                found = angle(v, axes)
-                assert found < 1
-                shown = float(table[f"{kind}, {k}"]["largest angle"].rstrip("°"))
-                assert shown == pytest.approx(found, abs=0.02)
+def test_the_linear_autoencoders_are_pca(rows, dataset):
+    """Errors within 0.1 %, by NumPy alone."""
+    x_train, x_test = of(rows, dataset)
+    pca = fit_pca(x_train, 32)
+    for k, kind in itertools.product(SIZES, KINDS):
+        w, b, v, c = linear(dataset, k, kind)
+        for x in (x_train, x_test):
+            error = np.mean((x - (x @ w + b) @ v - c) ** 2)
+            assert abs(error / error_of(pca, k, x) - 1) < 1e-3
 
 
-def test_tying_makes_axes_of_length_one_at_right_angles(sets):
-    x_train, _ = of(sets, "mnist")
-    (table,) = (
-        t for t in stored_tables(PATH) if "tied, 10" in t and "lengths of patterns" in t["tied, 10"]
-    )
+def error_of(pca, k, x):
+    centred, axes = x - pca.mean_, pca.components_[:k]
+    return np.mean((centred - centred @ axes.T @ axes) ** 2)
+
+
+def test_the_table_shows_them_and_angles_below_a_degree(rows, pca):
+    table = next(t for t in stored_tables(PATH) if "PCA, 2" in t)
+    for k, kind in itertools.product(SIZES, KINDS):
+        w, b, v, c = linear("mnist", k, kind)
+        row = table[f"{kind}, {k}"]
+        for part, x in zip(("training", "test"), rows["mnist"], strict=True):
+            error, by_pca = np.mean((x - (x @ w + b) @ v - c) ** 2), error_of(pca, k, x)
+            assert float(row[f"{part} MSE"]) == pytest.approx(error, abs=6e-5)
+            assert float(table[f"PCA, {k}"][f"{part} MSE"]) == pytest.approx(by_pca, abs=6e-5)
+            more = float(row[f"{part}: more than PCA"].split()[0])
+            assert more == pytest.approx(100 * (error / by_pca - 1), abs=5e-4)
+        found = angle(v, pca.components_[:k])
+        assert found < 1
+        assert float(row["largest angle"].rstrip("°")) == pytest.approx(found, abs=0.02)
+
+
+def test_tying_makes_axes_of_length_one_at_right_angles(rows, pca):
+    table = next(t for t in stored_tables(PATH) if "lengths of patterns" in t.get("tied, 10", {}))
     for kind in KINDS:
         w, b, v, _ = linear("mnist", 10, kind)
         lengths = np.linalg.norm(v, axis=1)
-        low, high = map(float, re.findall(r"[\d.]+", table[f"{kind}, 10"]["lengths of patterns"]))
-        assert (low, high) == pytest.approx((lengths.min(), lengths.max()), abs=0.006)
+        unit = v / lengths[:, np.newaxis]
+        pairs = np.abs(unit @ unit.T) - np.eye(10)
+        nearest = np.abs(unit @ pca.components_[:10].T).max(axis=1)
+        row = {column: numbers(cell) for column, cell in table[f"{kind}, 10"].items()}
+        assert row["lengths of patterns"] == pytest.approx((lengths.min(), lengths.max()), abs=0.01)
+        assert row["largest cosine of two"] == pytest.approx([pairs.max()], abs=0.01)
+        assert row["cosine with an axis"] == pytest.approx(
+            (nearest.mean(), nearest.max()), abs=0.01
+        )
+        assert nearest.max() < 0.99, "no pattern is an axis"
     np.testing.assert_allclose(v @ v.T, np.eye(10), atol=1e-3)
-    # the rotated patterns are the axes
-    axes = PCA(10, svd_solver="covariance_eigh").fit(x_train.astype(np.float64)).components_
-    rotation = np.linalg.svd(
-        (x_train @ w + b) - (x_train @ w + b).mean(axis=0), full_matrices=False
-    )[2]
-    cosines = np.abs(np.sum(rotation @ v * axes, axis=1))
+    z = rows["mnist"][0] @ w + b  # of the tied network
+    rotation = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)[2]
+    cosines = np.abs(np.sum(rotation @ v * pca.components_[:10], axis=1))
     assert cosines.min() > 0.999
     assert "cosine of each rotated pattern with its axis:" + " 1.0" * 10 in stored_text(PATH)
 
 
-def test_the_error_of_an_untied_code_rotated_alone_is_that_of_the_solution(sets):
-    """Exercise 3: PCA of the copies gives the axes, with the untied network, too."""
-    x_train, _ = of(sets, "mnist")
+def numbers(cell):
+    return list(map(float, re.findall(r"[\d.]+", cell)))
+
+
+def test_pca_of_the_copies_gives_the_axes_of_the_untied_network_too(rows, pca):
+    """As the solution of exercise 3 says."""
     w, b, v, c = linear("mnist", 10, "untied")
-    axes = PCA(10, svd_solver="covariance_eigh").fit(x_train.astype(np.float64)).components_
-    copies = (x_train.astype(np.float64) @ w + b) @ v + c
-    found = PCA(10, svd_solver="covariance_eigh").fit(copies).components_
-    np.testing.assert_allclose(np.abs(np.sum(found * axes, axis=1)), 1, atol=1e-4)
+    found = fit_pca((rows["mnist"][0] @ w + b) @ v + c, 10).components_
+    np.testing.assert_allclose(np.abs(np.sum(found * pca.components_[:10], axis=1)), 1, atol=1e-4)
