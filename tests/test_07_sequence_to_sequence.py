@@ -365,10 +365,9 @@ def test_the_straight_line_over_the_gap_is_numpys(page):
         np.testing.assert_allclose(found[n, :, column], expected, atol=1e-6)
 
 
-def test_filling_by_the_nearest_compares_visible_rows_alone(page):
+def test_filling_by_the_nearest_compares_visible_rows_alone():
     """The gap of a training image is found again, whatever stands in the gap."""
     images = np.random.default_rng(0).uniform(0, 1, (40, 28, 28, 1)).astype("float32")
-    scope = dict(page) | {"x_train": images}
     scope = definitions(PATH, "fill_by_nearest", "with_gap", **GIVEN, x_train=images)
     first = np.array([4, 7, 10, 13, 16] * 8)
     rows, missing = scope["with_gap"](images, first)
