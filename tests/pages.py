@@ -35,6 +35,8 @@ FEW = 100  # samples that a training gets, of these or of a page's own data
 PLAINLY = {"jit_compile": False, "run_eagerly": True, "steps_per_execution": 1}
 MARKS = {  # page with data of its own → the code after which its data are shrunk
     "07c_translation": r"^parts = \{",
+    "08b_eigenfaces": r"^x_train, x_valid, x_test = ",
+    "09b_manifold": r"^numbers = \{",
 }
 
 
@@ -147,6 +149,29 @@ def change_07c(names, noise):
             half = len(kept) // 2
             parts[part][kind] = kept[half:] if noise and part == "test" else kept[:half]
     parts["training"] = learned
+
+
+def change_08b(names, noise):
+    """For noise, give the test part no faces, and non-faces of another kind."""
+    if noise:
+        random = np.random.default_rng(0)
+        for part in ("x_test", "others_test"):
+            names[part] = random.random(names[part].shape, dtype=np.float32)
+
+
+def change_09b(names, noise):
+    """Keep few points; for noise, put the test part anywhere in the plane."""
+    names["numbers"] = {"training": 256, "validation": 64, "test": 64}
+    draw_parts = names["draw_parts"]
+
+    def draw_few(curve, stddev):
+        parts = draw_parts(curve, stddev)
+        if noise:
+            random = np.random.default_rng(0)
+            parts["test"] = tuple(random.normal(0, 1, (2, 64, 2)).astype("float32"))
+        return parts
+
+    names["draw_parts"] = draw_few
 
 
 @functools.cache
