@@ -143,17 +143,6 @@ def test_the_table_of_detectors():
             value, low, _, high = table[name][column].replace("(", "").replace(")", "").split()
             assert float(value) == pytest.approx(area(is_other, np.concatenate(values)), abs=0.0051)
             assert float(low) < float(value) < float(high)
-    assert (
-        area(
-            is_other,
-            np.concatenate([share(x, by_pca(x, TRAINING, 1)) for x in (TEST, OTHERS_TEST)]),
-        )
-        > 0.9
-    )
-    assert (
-        area(
-            is_other,
-            np.concatenate([share(x, by_pca(x, TRAINING, 59)) for x in (TEST, OTHERS_TEST)]),
-        )
-        < 0.85
-    )
+    one, all_of_them = (table[name]["AUROC by relative error"] for name in ("PCA, 1", "PCA, 59"))
+    assert float(one.split("(")[1].split()[0]) > 0.9, "the claim: the lower end of the interval"
+    assert float(all_of_them.rstrip(")").split()[-1]) < 0.9, "and the upper end"

@@ -55,7 +55,8 @@ def test_bending_by_hand(page):
     noise = page["points"] - page["circle"]
     assert noise.std() == pytest.approx(0.05, abs=0.005)
     assert "the angle: 60.9 degrees" in stored_text(PATH)
-    assert "back: [0.49 0.87]" in stored_text(PATH)
+    assert "straight, back: [0.51 0.63]" in stored_text(PATH)
+    assert "bent, back: [0.49 0.87]" in stored_text(PATH)
 
 
 @pytest.mark.parametrize(("kind", "parameters"), [("dense", 403_730 + 513 * 6), ("conv", None)])
